@@ -1,0 +1,120 @@
+"""Writing that survives a crash: a file or folder appears whole, by rename, or not at all."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn the disk's refusals (full, read-only, not permitted) into a `DataError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(
+                f"the disk is full: cannot write {path}",
+                wanted="free space on that disk",
+                fix="free some space or choose another output folder, then run the same command again: "
+                "what was finished is kept",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise DataError(
+                f"cannot write {path}: {error.strerror}",
+                wanted="a folder that this user may write to",
+                fix="choose another output folder, or change its permissions",
+            ) from error
+        raise
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder and its parents, and check that it can be written to.
+
+    Raises:
+        DataError: it cannot be created or written to.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well, what is there becomes `path`.
+
+    Files and folders alike. The data reaches the disk before the rename, so that a power cut cannot leave a
+    name without its content. When the block fails, `path` is as it was and the temporary is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            yield temporary
+            _sync(temporary)
+            if temporary.is_dir() and path.is_dir():
+                shutil.rmtree(path)
+            temporary.replace(path)
+            _sync_entry(path.parent)
+        finally:
+            _remove(temporary)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        DataError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", wanted="a JSON file there", fix="check the path") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{path} is not valid JSON: {error}",
+            wanted="the file as this program wrote it",
+            fix="restore it from a copy, or make it again",
+        ) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporaries that a killed process left in `folder`."""
+    for leftover in folder.glob(".*.tmp"):
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        for child in path.iterdir():
+            _sync(child)
+    _sync_entry(path)
+
+
+def _sync_entry(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

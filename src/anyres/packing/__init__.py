@@ -1,0 +1,9 @@
+"""Lengths → packs: the tokens of several images laid end to end in one sequence.
+
+    algorithms.py  which images share a pack: pure functions on lengths
+    plan.py        the packs of an epoch, from (seed, epoch)
+    pack.py        what a pack is: its layout and its static shape
+    loader.py      packs of latents for training
+
+Import from the modules; this file imports nothing, so that `pack` needs torch alone.
+"""
