@@ -10,7 +10,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
 from .errors import ConfigError
@@ -64,8 +64,8 @@ def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{field.name}: {before} → {after}"
 
 
-def suggestion(name: str, known: typing.Iterable[str]) -> str | None:
-    """ "did you mean …?" for the closest known names, or None where none is close."""
+def suggestion(name: str, known: Iterable[str]) -> str | None:
+    """A hint such as "did you mean 'xl'?", or None where no known name is close."""
     lowered = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(repr(lowered[c]) for c in close)}?" if close else None

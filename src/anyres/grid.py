@@ -11,7 +11,6 @@ Cells and tokens are in row-major order: index = row · width + column. A token'
 import math
 import re
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from einops import rearrange
@@ -48,7 +47,7 @@ class Size(_Extent):
     """An image's (height, width) in px. `str()` and `parse` use the written form WIDTHxHEIGHT."""
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "Size":
         """Read "WIDTHxHEIGHT", or one number for a square.
 
         Raises:

@@ -1,0 +1,182 @@
+"""The parts of the network: conditioner, adaptive layer norm, block, head, projector.
+
+Shape letters: T tokens of the pack, I rows of per-image tensors, D width, H heads.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..shapes import Float, Int, Tensor
+from .attention import AttentionPlan, attend
+from .config import NiTConfig, ProjectionConfig
+from .rope import RotaryTables, rotate
+
+TIME_FREQUENCIES = 128
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class PackContext:
+    """What every block needs of a pack besides its tokens; computed once a pack."""
+
+    image_index: Int[Tensor, "tokens"]
+    rotary: RotaryTables
+    attention: AttentionPlan
+
+
+class Conditioner(nn.Module):
+    """Time and label → one condition vector an image."""
+
+    def __init__(self, hidden_size: int, num_classes: int) -> None:
+        super().__init__()
+        self.time = nn.Sequential(
+            nn.Linear(2 * TIME_FREQUENCIES, hidden_size), nn.SiLU(), nn.Linear(hidden_size, hidden_size)
+        )
+        self.labels = nn.Embedding(num_classes + 1, hidden_size)  # the last row is the null class
+
+    def forward(self, t: Float[Tensor, "images"], labels: Int[Tensor, "images"]) -> Float[Tensor, "images width"]:
+        """Times in [0, 1] and class numbers (`num_classes` is the null class) → conditions."""
+        return self.time(time_features(t).to(self.labels.weight.dtype)) + self.labels(labels)
+
+    def reset_parameters(self) -> None:
+        """N(0, 0.02²), zero biases."""
+        for layer in self.time:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.labels.weight, std=0.02)
+
+
+def time_features(t: Float[Tensor, "images"]) -> Float[Tensor, "images features"]:
+    """128 cosines, then 128 sines, of t · exp(−ln(10,000)·i/128), in float32 or better; t as it is, in [0, 1]."""
+    t = t.to(torch.promote_types(t.dtype, torch.float32))
+    i = torch.arange(TIME_FREQUENCIES, device=t.device, dtype=t.dtype)
+    angles = t[:, None] * torch.exp(-math.log(10_000) * i / TIME_FREQUENCIES)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class Modulation(nn.Module):
+    """SiLU, then a linear map from a condition to `chunks` vectors of width D: AdaLN-Zero (arXiv 2212.09748).
+
+    Computed once an image; blocks gather the result to tokens.
+    """
+
+    def __init__(self, hidden_size: int, chunks: int, rank: int | None) -> None:
+        super().__init__()
+        self.chunks = chunks
+        # low rank: nothing between the two maps
+        self.down = nn.Identity() if rank is None else nn.Linear(hidden_size, rank)
+        self.up = nn.Linear(hidden_size if rank is None else rank, chunks * hidden_size)
+
+    def forward(self, condition: Float[Tensor, "images width"]) -> Float[Tensor, "images chunks width"]:
+        """Conditions → modulation vectors."""
+        return self.up(self.down(F.silu(condition))).unflatten(1, (self.chunks, -1))
+
+    def reset_parameters(self) -> None:
+        """Zero the output, so that every block starts as the identity."""
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+
+def modulated_norm(
+    x: Float[Tensor, "tokens width"], shift: Float[Tensor, "tokens width"], scale: Float[Tensor, "tokens width"]
+) -> Float[Tensor, "tokens width"]:
+    """LayerNorm without affine, then x·(1 + scale) + shift."""
+    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention within each image, with axial rotary positions and optional QK-norm."""
+
+    def __init__(self, config: NiTConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> Float[Tensor, "tokens width"]:
+        """Tokens → tokens."""
+        q, k, v = self.project(x, pack.rotary)
+        return self.out(attend(q, k, v, pack.attention).flatten(1))
+
+    def project(self, x: Float[Tensor, "tokens width"], rotary: RotaryTables) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, normalised and rotated, and values; each (tokens, heads, dim), of one dtype."""
+        q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)  # laid out (3, H, dim)
+        # autocast computes the norms in float32; attention wants one dtype
+        q, k = rotate(self.q_norm(q), rotary).to(v.dtype), rotate(self.k_norm(k), rotary).to(v.dtype)
+        return q, k, v
+
+
+class Mlp(nn.Module):
+    """Linear, GELU (tanh), linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
+        """Tokens → tokens."""
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """A transformer block with AdaLN-Zero."""
+
+    def __init__(self, config: NiTConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.modulation = Modulation(width, 6, config.adaln_rank)
+        self.attention = SelfAttention(config)
+        self.mlp = Mlp(width, round(config.mlp_ratio * width))
+
+    def forward(
+        self, x: Float[Tensor, "tokens width"], condition: Float[Tensor, "images width"], pack: PackContext
+    ) -> Float[Tensor, "tokens width"]:
+        """Tokens and per-image conditions → tokens."""
+        # six vectors an image, gathered to its tokens: shift, scale, gate of attention, then of the MLP
+        per_token = self.modulation(condition).index_select(0, pack.image_index)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = per_token.unbind(1)
+        x = x + gate_a * self.attention(modulated_norm(x, shift_a, scale_a), pack)
+        return x + gate_m * self.mlp(modulated_norm(x, shift_m, scale_m))
+
+
+class Head(nn.Module):
+    """The output layer: modulated norm and a linear map to a token's values."""
+
+    def __init__(self, config: NiTConfig) -> None:
+        super().__init__()
+        self.modulation = Modulation(config.hidden_size, 2, None)
+        self.linear = nn.Linear(config.hidden_size, config.token_values)
+
+    def forward(
+        self, x: Float[Tensor, "tokens width"], condition: Float[Tensor, "images width"], pack: PackContext
+    ) -> Float[Tensor, "tokens values"]:
+        """Tokens → velocities, (channels, patch, patch) flattened."""
+        shift, scale = self.modulation(condition).index_select(0, pack.image_index).unbind(1)
+        return self.linear(modulated_norm(x, shift, scale))
+
+    def reset_parameters(self) -> None:
+        """Zero, so that an untrained network predicts zero velocity."""
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+
+class Projector(nn.Sequential):
+    """REPA's projector: three linear maps with SiLU between (arXiv 2410.06940)."""
+
+    def __init__(self, width: int, config: ProjectionConfig) -> None:
+        super().__init__(
+            nn.Linear(width, config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, config.dim),
+        )

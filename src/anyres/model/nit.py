@@ -1,0 +1,208 @@
+"""NiT: the native-resolution diffusion transformer (arXiv 2506.03131)."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from torch import nn
+
+from ..errors import ConfigError
+from ..packing.pack import PackLayout
+from ..shapes import Float, Int, Tensor
+from . import released, weights
+from .attention import plan_attention
+from .config import NiTConfig
+from .layers import Block, Conditioner, Head, Modulation, PackContext, Projector
+from .rope import RotaryScaling, rotary_tables
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the network predicts in training.
+
+    Attributes:
+        velocity: ε − x for each token, (channels, patch, patch) flattened.
+        projection: the REPA projection of each token.
+    """
+
+    velocity: Float[Tensor, "tokens values"]
+    projection: Float[Tensor, "tokens features"]
+
+
+class NiT(nn.Module):
+    """A diffusion transformer over packs of images of any size.
+
+    Args:
+        config: the architecture.
+        attention: the attention backend (see `anyres.model.attention`); "auto" picks by device and dtype.
+    """
+
+    def __init__(self, config: NiTConfig, *, attention: str = "auto") -> None:
+        super().__init__()
+        self.config = config
+        self.attention = attention
+        self.patch_embedding = nn.Linear(config.token_values, config.hidden_size)
+        self.conditioner = Conditioner(config.hidden_size, config.num_classes)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head = Head(config)
+        self.projector = Projector(config.hidden_size, config.projection) if config.projection else None
+        self.reset_parameters()
+
+    @overload
+    def forward(
+        self,
+        tokens: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        layout: PackLayout | PackContext,
+        *,
+        projection: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        tokens: Tensor,
+        t: Tensor,
+        labels: Tensor,
+        layout: PackLayout | PackContext,
+        *,
+        projection: Literal[True],
+    ) -> Prediction: ...
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "tokens values"],
+        t: Float[Tensor, "images"],
+        labels: Int[Tensor, "images"],
+        layout: PackLayout | PackContext,
+        *,
+        projection: bool = False,
+    ) -> Float[Tensor, "tokens values"] | Prediction:
+        """The velocity of each token. Never waits for the device.
+
+        Args:
+            tokens: x_t, (channels, patch, patch) flattened, of the pack's images end to end.
+            t: time of each row's image: 0 is data, 1 is noise.
+            labels: class of each row's image; `config.null_label` is the null class.
+            layout: the pack, or what `prepare` made of it.
+            projection: also return the REPA projection.
+
+        Raises:
+            ConfigError: a projection is asked of a model without a projector.
+            BackendError: the attention backend cannot run on this device and dtype.
+        """
+        pack = self.prepare(layout) if isinstance(layout, PackLayout) else layout
+        condition = self.conditioner(t, labels)
+        x = self.patch_embedding(tokens)
+        projected = None
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, condition, pack)
+            if projection and number == self._projector_config().after_block:
+                projected = self.projector(x) if self.projector is not None else None
+        velocity = self.head(x, condition, pack)
+        return velocity if projected is None else Prediction(velocity, projected)
+
+    def prepare(self, layout: PackLayout, scaling: RotaryScaling | None = None) -> PackContext:
+        """What the blocks need of a pack; worth keeping when several passes share one.
+
+        Args:
+            layout: the pack, on the model's device.
+            scaling: rotary extrapolation for grids larger than those of training.
+        """
+        return PackContext(
+            layout.image_index,
+            rotary_tables(layout, self.config.head_dim, self.config.position_order, scaling),
+            plan_attention(layout, self.attention, self.compute_dtype),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.patch_embedding.weight.device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of matrix products: autocast's, where it is on, else the weights'."""
+        kind = self.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.patch_embedding.weight.dtype
+
+    def reset_parameters(self) -> None:
+        """Initialise as published: Xavier-uniform linears, zero modulation and output (METHOD: Network)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Conditioner | Modulation | Head):
+                module.reset_parameters()
+
+    def without_projection(self) -> "NiT":
+        """The same network, sharing its weights, without the REPA projector: what inference needs."""
+        if self.projector is None:
+            return self
+        with torch.device("meta"):
+            bare = NiT(replace(self.config, projection=None), attention=self.attention)
+        kept = {name: value for name, value in self.state_dict().items() if not name.startswith("projector.")}
+        bare.load_state_dict(kept, assign=True)
+        return bare.train(self.training)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write `config.json` and `model.safetensors` (sharded with an index when large), without the projector.
+
+        Args:
+            folder: where to; created if missing. Each file appears whole or not at all.
+            dtype: convert the weights, such as torch.bfloat16; by default they stay as they are.
+
+        Raises:
+            DataError: the folder cannot be written to.
+        """
+        weights.save(self.without_projection(), Path(folder), dtype=dtype)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None, attention: str = "auto") -> "NiT":
+        """Load a model from a folder, a built-in name or a hub id, on the CPU.
+
+        Raises:
+            CheckpointError: files are missing or damaged, or do not fit the architecture.
+            ConfigError: nothing has this name.
+        """
+        return weights.load(cls, str(name), revision=revision, attention=attention)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> None:
+        """Upload what `save_pretrained` writes to a hub repository, made if missing."""
+        weights.push(self.without_projection(), repo_id, private=private)
+
+    @classmethod
+    def from_released(
+        cls,
+        path: str | Path,
+        *,
+        preset: str | None = None,
+        config: NiTConfig | None = None,
+        attention: str = "auto",
+    ) -> "NiT":
+        """Load a checkpoint of the released code (safetensors); positions are column-major, as it learned them.
+
+        Args:
+            path: the file.
+            preset: the architecture's name, such as "xl"; classes and channels are read from the weights.
+            config: the architecture itself, instead of a preset. With a projection, the projector is loaded too.
+            attention: the attention backend.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or of another architecture.
+            ConfigError: neither or both of preset and config.
+        """
+        model_config, state = released.read(Path(path), preset=preset, config=config)
+        return weights.build(cls, model_config, state, source=str(path), attention=attention)
+
+    def _projector_config(self) -> Any:
+        if self.config.projection is None:
+            raise ConfigError(
+                "the REPA projection was asked of a model without a projector",
+                wanted="a model whose config has `projection` set",
+                fix="set it in the recipe, or call without projection=True",
+            )
+        return self.config.projection

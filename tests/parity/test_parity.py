@@ -1,0 +1,41 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.parity.compare import compare
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+SCRIPT = Path(__file__).with_name("compare.py")
+OUTPUTS = ("velocity", "zs", "rope_", "loss_flow", "loss_repa", "grad.", "sample_")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("attention", ["sdpa", "reference"])
+@pytest.mark.parametrize("name", ["base", "lora", "patch2"])
+def test_every_golden_number_is_met(name: str, attention: str) -> None:
+    comparisons = list(compare(GOLDEN / name, attention))
+    assert [c for c in comparisons if not c.passes] == []
+    # nothing was left out
+    outputs = {key for key in load_file(GOLDEN / name / "io.safetensors") if key.startswith(OUTPUTS)}
+    assert {c.name for c in comparisons} == outputs
+
+
+@pytest.mark.parity
+def test_the_script_prints_a_line_a_quantity_and_fails_on_a_wrong_number(tmp_path: Path) -> None:
+    good = subprocess.run([sys.executable, SCRIPT, GOLDEN / "patch2"], capture_output=True, text=True, check=False)
+    assert good.returncode == 0, good.stderr
+    name, error, limit = good.stdout.splitlines()[0].split(" ")
+    assert name == "velocity"
+    assert float(error) <= float(limit) == 2e-6
+    shutil.copytree(GOLDEN / "patch2", tmp_path / "bad")
+    golden = load_file(tmp_path / "bad" / "io.safetensors")
+    golden["sample_heun"][0, 0, 0, 0] += 1e-3
+    save_file(golden, tmp_path / "bad" / "io.safetensors")
+    bad = subprocess.run([sys.executable, SCRIPT, tmp_path / "bad"], capture_output=True, text=True, check=False)
+    assert bad.returncode == 1
+    missing = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
