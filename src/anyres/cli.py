@@ -1,0 +1,137 @@
+"""The command line: `anyres prepare | inspect | train | sample`.
+
+`anyres --help` must answer at once, so nothing heavy is imported before a command is known.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .errors import AnyResError
+
+USAGE = """\
+usage: anyres [-v] COMMAND ...
+
+Native-resolution image synthesis: models trained on images at their own size and shape,
+which make images of any size and shape.
+
+commands:
+  prepare   a folder of images → a dataset of latents
+  inspect   what is in a dataset, as tables and plots; or a model's attention
+  train     train a model by a recipe, or continue a run
+  sample    labels and sizes → images
+
+options:
+  -h, --help     this text; `anyres COMMAND --help` for a command's options
+  -v, --verbose  say more
+  --version      the version
+
+anyres prepare IMAGES --out DATA
+anyres train tutorial --data DATA --out RUN
+anyres sample RUN --label NAME --size 256x128
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, or 2 for bad input, or 128 + the signal that stopped a run."""
+    rest = list(sys.argv[1:] if arguments is None else arguments)
+    verbose = any(flag in rest for flag in ("-v", "--verbose"))
+    rest = [argument for argument in rest if argument not in ("-v", "--verbose")]
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="anyres: %(message)s")
+    if not rest or rest[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0 if rest else 2
+    if rest[0] == "--version":
+        from . import __version__
+
+        print(f"anyres {__version__}")
+        return 0
+    command, *rest = rest
+    try:
+        return _command(command)(rest)
+    except AnyResError as error:
+        print(f"anyres {command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"anyres {command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    if name not in COMMANDS:
+        from .config import suggestion
+        from .errors import ConfigError
+
+        raise ConfigError(
+            "there is no such command",
+            wanted=f"one of {', '.join(COMMANDS)}",
+            fix=suggestion(name, COMMANDS) or "see anyres --help",
+        )
+    return COMMANDS[name]
+
+
+def _parse(kind: Any, command: str, arguments: list[str], description: str, **settings: Any) -> Any:
+    import tyro
+
+    return tyro.cli(
+        kind,
+        prog=f"anyres {command}",
+        description=description,
+        args=arguments,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+        **settings,
+    )
+
+
+def _prepare(arguments: list[str]) -> int:
+    from .prepare.options import PrepareOptions
+
+    options = _parse(PrepareOptions, "prepare", arguments, "A folder of images → a dataset of latents.")
+    from .prepare.encode import prepare
+
+    print(prepare(options))
+    return 0
+
+
+def _inspect(arguments: list[str]) -> int:
+    from .inspection.options import InspectOptions
+
+    options = _parse(InspectOptions, "inspect", arguments, "What is in a dataset, or where a model's tokens look.")
+    from .inspection.command import inspect
+
+    print(inspect(options))
+    return 0
+
+
+def _sample(arguments: list[str]) -> int:
+    from .sample.options import SampleOptions
+
+    options = _parse(SampleOptions, "sample", arguments, "Labels and sizes → images.")
+    from .sample.command import run
+
+    print(run(options))
+    return 0
+
+
+def _train(arguments: list[str]) -> int:
+    from .recipes.command import TrainOptions, default_options, report
+
+    defaults = default_options(arguments)
+    options = _parse(TrainOptions, "train", arguments, TRAIN_DESCRIPTION, default=defaults)
+    from .train.loop import train
+
+    finished = train(options.config, options.data, options.out, device=options.device)
+    print(report(finished))
+    return 128 + finished.signal if finished.signal else 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "prepare": _prepare,
+    "inspect": _inspect,
+    "train": _train,
+    "sample": _sample,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

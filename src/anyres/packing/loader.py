@@ -1,0 +1,189 @@
+"""Packs of latents for training: an endless stream that can start anywhere."""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .. import noise
+from ..grid import Cells, patchify
+from ..shapes import Float, Tensor
+from .algorithms import Packs
+from .pack import Pack, PackLayout, PackShape
+from .plan import EpochPlanner, PackingConfig, fit_to_budget
+
+AHEAD = 4  # packs made before they are asked for
+
+
+@runtime_checkable
+class Latents(Protocol):
+    """What the loader asks of a dataset; `anyres.latents.format.LatentDataset` is one."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class number of each row."""
+        ...
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Each row's (height, width), in cells."""
+        ...
+
+    @property
+    def sources(self) -> Sequence[str]:
+        """Name of each row's image."""
+        ...
+
+    def read(self, index: int, *, flipped: bool = False) -> Tensor:
+        """The latent of a row, (cells, channels), as the network sees it."""
+        ...
+
+    def lengths(self, patch: int) -> np.ndarray:
+        """Tokens of each row; raises where the patch does not divide one."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """A place in the stream of packs, which runs epoch after epoch.
+
+    Attributes:
+        epoch: counted from 0.
+        pack: the epoch's pack, counted from 0.
+    """
+
+    epoch: int
+    pack: int
+
+
+class PackLoader:
+    """Packs of some rows of a dataset, new ones every epoch, each a pure function of (seed, epoch, number).
+
+    Args:
+        dataset: the latents.
+        rows: which rows of it.
+        patch: cells a side of a token.
+        packing: budget and algorithm.
+        seed: of the order and of the flips.
+        flip: use either flip of an image, at random; otherwise the image as it is.
+        shape: pad every pack to this shape.
+
+    Raises:
+        DataError: the patch does not divide an image, or an image is longer than the budget.
+    """
+
+    def __init__(
+        self,
+        dataset: Latents,
+        *,
+        rows: np.ndarray,
+        patch: int,
+        packing: PackingConfig,
+        seed: int,
+        flip: bool = True,
+        shape: PackShape | None = None,
+    ) -> None:
+        dataset.lengths(patch)  # refuses a patch that does not divide a grid
+        own = dataset.cells[rows]
+        self._dataset, self._rows, self._patch, self._seed = dataset, rows, patch, seed
+        self._flip, self._shape = flip, shape
+        self._cells = fit_to_budget(own, patch, packing, lambda row: dataset.sources[int(rows[row])])
+        self.shrunk = int((self._cells != own).any(axis=1).sum())
+        self.lengths = (self._cells // patch).prod(axis=1, dtype=np.int64)
+        self._planner = EpochPlanner(self.lengths, packing, seed)
+        self._plans: dict[int, _Plan] = {}
+        self._lock = threading.Lock()
+
+    def packs_in(self, epoch: int) -> int:
+        """Number of packs of an epoch."""
+        return len(self._plan(epoch).packs)
+
+    def pack(self, epoch: int, number: int) -> Pack:
+        """A pack, on the host."""
+        plan = self._plan(epoch)
+        images = plan.packs[number].tolist()
+        cells = [Cells(*self._cells[image].tolist()) for image in images]
+        layout = PackLayout.from_grids([c.grid(self._patch) for c in cells], self._shape)
+        parts = [self._tokens(image, c, bool(plan.flips[image])) for image, c in zip(images, cells, strict=True)]
+        latents = torch.cat(parts)
+        labels = torch.zeros(layout.shape.images, dtype=torch.int64)
+        rows = self._rows[images]
+        labels[: layout.images] = torch.from_numpy(self._dataset.labels[rows].astype(np.int64))
+        padding = layout.shape.tokens - layout.tokens
+        return Pack(
+            layout=layout, latents=F.pad(latents, (0, 0, 0, padding)), labels=labels, indices=tuple(rows.tolist())
+        )
+
+    def advance(self, position: Position, packs: int) -> Position:
+        """The position some packs further."""
+        epoch, pack = position.epoch, position.pack + packs
+        while pack >= (inside := self.packs_in(epoch)):
+            epoch, pack = epoch + 1, pack - inside
+        return Position(epoch=epoch, pack=pack)
+
+    def stream(self, position: Position) -> Iterator[Pack]:
+        """The packs from a position on, without end, made ahead in a thread that ends with the iterator."""
+        ready: queue.Queue[Pack | BaseException] = queue.Queue(AHEAD)
+        closed = threading.Event()
+
+        def offer(item: Pack | BaseException) -> None:
+            while not closed.is_set():
+                with contextlib.suppress(queue.Full):
+                    ready.put(item, timeout=0.1)
+                    break
+
+        def work() -> None:
+            place = position
+            try:
+                while not closed.is_set():
+                    offer(self.pack(place.epoch, place.pack))
+                    place = self.advance(place, 1)
+            except BaseException as error:
+                offer(error)
+
+        thread = threading.Thread(target=work, name="packs", daemon=True)
+        thread.start()
+        try:
+            while True:
+                item = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            closed.set()
+            thread.join()
+
+    def _tokens(self, image: int, cells: Cells, flipped: bool) -> Float[Tensor, "tokens values"]:
+        row = int(self._rows[image])
+        own = Cells(*self._dataset.cells[row].tolist())
+        latent = self._dataset.read(row, flipped=flipped)
+        return patchify(latent if cells == own else _resampled(latent, own, cells), cells, self._patch)
+
+    def _plan(self, epoch: int) -> "_Plan":
+        with self._lock:
+            if epoch not in self._plans:
+                flips = noise.generator(self._seed, "flips", epoch).random(len(self._rows)) < 0.5
+                plan = _Plan(self._planner.packs(epoch), flips & self._flip)
+                # this epoch and the one before: the consumer may lag behind the thread
+                self._plans = {old: self._plans[old] for old in self._plans if old == epoch - 1} | {epoch: plan}
+            return self._plans[epoch]
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    packs: Packs
+    flips: np.ndarray
+
+
+def _resampled(latent: Float[Tensor, "cells channels"], own: Cells, wanted: Cells) -> Float[Tensor, "cells2 channels"]:
+    """A smaller latent of the same picture, by averaging cells: near what encoding the smaller picture gives."""
+    # (cells, channels) → a map of (1, channels, height, width), as torch resamples it
+    as_map = latent.T.reshape(1, -1, own.height, own.width)
+    small = F.interpolate(as_map, (wanted.height, wanted.width), mode="bilinear", antialias=True)
+    return small[0].flatten(1).T.contiguous()

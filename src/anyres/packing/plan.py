@@ -1,0 +1,153 @@
+"""The packs of an epoch, from (seed, epoch), and what a budget does to a dataset."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from .. import noise
+from ..config import require
+from ..errors import DataError
+from ..grid import Cells
+from .algorithms import Packs, check_budget, lpfhp, shuffled_best_fit
+from .pack import PackShape
+
+Algorithm = Literal["shuffled_best_fit", "lpfhp"]
+
+_ALGORITHMS: dict[str, Callable[[np.ndarray, int, np.random.Generator], Packs]] = {
+    "shuffled_best_fit": shuffled_best_fit,
+    "lpfhp": lpfhp,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackingConfig:
+    """How images are packed."""
+
+    budget: int
+    """Tokens that a pack may hold."""
+    algorithm: Algorithm = "shuffled_best_fit"
+    """"shuffled_best_fit" mixes sizes in every pack; "lpfhp" is the published one."""
+    oversize: Literal["error", "shrink"] = "error"
+    """What to do with an image longer than the budget; "shrink" resamples its latent, an approximation."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.budget >= 1,
+            f"a budget of {self.budget} tokens",
+            "at least the longest image's tokens",
+            "raise --packing.budget",
+        )
+        require(self.algorithm in _ALGORITHMS, f"algorithm {self.algorithm!r}", f"one of {', '.join(_ALGORITHMS)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackingReport:
+    """What packing a dataset at a budget gives.
+
+    Attributes:
+        budget: tokens that a pack may hold.
+        algorithm: its name.
+        packs: packs an epoch.
+        efficiency: share of the packs' room that holds tokens.
+        one_size_share: share of packs whose images all have one length.
+        images_per_pack: mean.
+        images_per_pack_std: spread between packs.
+        shrunk: images longer than the budget.
+    """
+
+    budget: int
+    algorithm: str
+    packs: int
+    efficiency: float
+    one_size_share: float
+    images_per_pack: float
+    images_per_pack_std: float
+    shrunk: int
+
+
+class EpochPlanner:
+    """New packs every epoch, as a pure function of (seed, epoch).
+
+    Args:
+        lengths: tokens of each image.
+        config: budget and algorithm.
+        seed: the run's.
+    """
+
+    def __init__(self, lengths: np.ndarray, config: PackingConfig, seed: int) -> None:
+        check_budget(lengths, config.budget)
+        self._lengths, self._config, self._seed = lengths, config, seed
+
+    def packs(self, epoch: int) -> Packs:
+        """The packs of an epoch, counted from 0."""
+        rng = noise.generator(self._seed, "packs", epoch)
+        return _ALGORITHMS[self._config.algorithm](self._lengths, self._config.budget, rng)
+
+
+def fit_to_budget(cells: np.ndarray, patch: int, config: PackingConfig, name_of: Callable[[int], str]) -> np.ndarray:
+    """The cells (images, 2) that each image is trained at: its own, or a smaller grid where it is too long.
+
+    Args:
+        cells: (height, width) of each image, in cells.
+        patch: cells a side of a token.
+        config: budget, and what to do with longer images.
+        name_of: row → the image's name, for the message.
+
+    Raises:
+        DataError: an image is longer than the budget, and the configuration does not say to shrink it.
+    """
+    tokens = (cells // patch).prod(axis=1, dtype=np.int64)
+    long = np.flatnonzero(tokens > config.budget)
+    if len(long) == 0:
+        return cells
+    if config.oversize == "error":
+        worst = int(tokens.argmax())
+        raise DataError(
+            f"{len(long)} images are longer than the budget of {config.budget} tokens; the longest, "
+            f"{name_of(worst)}, has {tokens[worst]}",
+            wanted=f"a budget of at least {tokens[worst]} tokens",
+            fix=f"set --packing.budget {tokens[worst]}, or shrink such images with --packing.oversize shrink",
+        )
+    fitted = cells.copy()
+    for row in long.tolist():
+        height, width = cells[row].tolist()
+        small = shrunk_cells(Cells(height, width), patch, config.budget)
+        fitted[row] = small.height, small.width
+    return fitted
+
+
+def shrunk_cells(cells: Cells, patch: int, budget: int) -> Cells:
+    """The largest grid of about the same shape that fits the budget, in cells that the patch divides."""
+    grid = cells.grid(patch)
+    scale = math.sqrt(budget / grid.tokens)
+    height = min(max(1, math.floor(grid.height * scale)), budget)
+    width = min(max(1, math.floor(grid.width * scale)), budget // height)
+    return Cells(height * patch, width * patch)
+
+
+def report(lengths: np.ndarray, config: PackingConfig, seed: int = 0) -> PackingReport:
+    """Pack one epoch and measure it; images longer than the budget count as cut to it."""
+    shrunk = int((lengths > config.budget).sum())
+    lengths = np.minimum(lengths, config.budget)
+    packs = EpochPlanner(lengths, config, seed).packs(0)
+    images = np.diff(packs.offsets)
+    return PackingReport(
+        budget=config.budget,
+        algorithm=config.algorithm,
+        packs=len(packs),
+        efficiency=packs.efficiency(lengths, config.budget),
+        one_size_share=packs.one_size_share(lengths),
+        images_per_pack=float(images.mean()),
+        images_per_pack_std=float(images.std()),
+        shrunk=shrunk,
+    )
+
+
+def pack_shape(lengths: np.ndarray, budget: int) -> PackShape:
+    """One static shape that fits every pack of every epoch; tokens are rounded up to a multiple of 128."""
+    tokens = -(-budget // 128) * 128
+    most_images = min(len(lengths), budget // int(lengths.min()))
+    return PackShape.fitting(tokens, most_images, int(lengths.max()))

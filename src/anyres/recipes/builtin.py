@@ -1,0 +1,64 @@
+"""The recipes. Each field that is not a default has a reason beside it."""
+
+from collections.abc import Callable
+
+from ..config import suggestion
+from ..errors import ConfigError
+from ..model.config import NiTConfig
+from ..packing.plan import PackingConfig
+from ..train.config import HeldOutConfig, OptimizerConfig, PicturesConfig, TrainConfig
+from .summary import DataSummary
+
+
+def tutorial(data: DataSummary) -> TrainConfig:
+    """Minutes on a laptop's CPU: a small network at a token of 16 px, for pictures of up to about 128² px."""
+    patch = max(1, 16 // data.px_per_cell)  # cells of 8 px are too many tokens for a CPU
+    return TrainConfig(
+        model=NiTConfig(
+            channels=data.channels,
+            num_classes=data.num_classes,
+            patch_size=patch,
+            hidden_size=256,
+            depth=6,
+            num_heads=4,
+            adaln_rank=64,  # a full modulation would be half of the parameters
+        ),
+        packing=PackingConfig(budget=data.fitting_budget(1024, patch)),
+        steps=1500,
+        # a short run on a small network wants a high rate, and a warm-up to survive it
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
+        held_out=HeldOutConfig(every=250),
+        pictures=PicturesConfig(every=500, sizes=data.three_shapes(patch)),
+        checkpoint_every=250,
+    )
+
+
+def mini(data: DataSummary) -> TrainConfig:
+    """About an hour on one GPU: the `mini` network on a few thousand pictures."""
+    patch = max(1, 16 // data.px_per_cell)
+    return TrainConfig(
+        model=NiTConfig.preset("mini", num_classes=data.num_classes, channels=data.channels, patch_size=patch),
+        packing=PackingConfig(budget=data.fitting_budget(16384, patch)),
+        steps=20_000,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500),
+        held_out=HeldOutConfig(every=500),
+        pictures=PicturesConfig(every=2000, sizes=data.three_shapes(patch)),
+    )
+
+
+RECIPES: dict[str, Callable[[DataSummary], TrainConfig]] = {"tutorial": tutorial, "mini": mini}
+
+
+def recipe_named(name: str) -> Callable[[DataSummary], TrainConfig]:
+    """The recipe of this name.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(
+            f"got recipe {name!r}",
+            wanted=f"one of {', '.join(RECIPES)}",
+            fix=suggestion(name, RECIPES) or "use one of them",
+        )
+    return RECIPES[name]

@@ -1,0 +1,75 @@
+"""`anyres train`: from a recipe's name, a dataset and options to a configuration."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..errors import ConfigError
+from ..latents.format import LatentDataset
+from ..train.config import TrainConfig
+from ..train.loop import RunReport
+from .builtin import RECIPES, recipe_named
+from .summary import EXAMPLE_SUMMARY, DataSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of `anyres train`; the recipe's fields stand beside them."""
+
+    recipe: tyro.conf.Positional[str]
+    """A recipe: tutorial or mini."""
+    data: Path
+    """A dataset, as `anyres prepare` writes it."""
+    out: Path
+    """The run's folder; an existing run is continued."""
+    device: str
+    """auto, cpu, cuda, cuda:N or mps."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+
+def default_options(arguments: list[str]) -> TrainOptions:
+    """The options before parsing: a recipe's defaults depend on the data, so both are looked up first.
+
+    Raises:
+        ConfigError: no recipe, or an unknown one.
+        DataError: the dataset cannot be read.
+    """
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--data", type=Path)
+    found, _ = peek.parse_known_args(arguments)
+    asks_help = any(argument in ("-h", "--help") for argument in arguments)
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    if name is None and not asks_help:
+        raise ConfigError(
+            "no recipe was given",
+            wanted=f"one of {', '.join(RECIPES)}, first: anyres train RECIPE --data DATA --out RUN",
+            fix="start with 'tutorial'",
+        )
+    recipe = recipe_named(name or "tutorial")
+    data = DataSummary.of(LatentDataset.open(found.data)) if found.data and not asks_help else EXAMPLE_SUMMARY
+    return TrainOptions(
+        recipe=name or tyro.MISSING,
+        data=found.data or tyro.MISSING,
+        out=tyro.MISSING,
+        device="auto",
+        config=recipe(data),
+    )
+
+
+def report(finished: RunReport) -> str:
+    """What is printed at the end."""
+    progress = finished.progress
+    lines = [
+        f"{'stopped' if finished.signal else 'trained'}: {progress.step:,} steps, {progress.images:,} images, "
+        f"{progress.tokens:,} tokens, epoch {progress.position.epoch}",
+    ]
+    if finished.shrunk:
+        lines.append(f"shrunk:  {finished.shrunk:,} images that were longer than a pack")
+    if finished.signal:
+        lines.append("to continue, run the same command again")
+    else:
+        lines.append(f"to sample: anyres sample {finished.folder} --label NAME --size WIDTHxHEIGHT")
+    return "\n".join(lines)

@@ -1,0 +1,55 @@
+"""What a recipe knows of the data."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..grid import Size
+from ..latents.format import LatentDataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSummary:
+    """What a recipe knows of a dataset.
+
+    Attributes:
+        num_classes: number of labels.
+        channels: channels of a latent cell.
+        px_per_cell: px a side of a cell.
+        median_side: px; side of the square of the median image's area.
+        largest: cells of the largest image.
+    """
+
+    num_classes: int
+    channels: int
+    px_per_cell: int
+    median_side: float
+    largest: int
+
+    @classmethod
+    def of(cls, dataset: LatentDataset) -> "DataSummary":
+        """Summarise a dataset."""
+        autoencoder = dataset.info.autoencoder
+        areas = dataset.cells.prod(axis=1, dtype=np.int64)
+        return cls(
+            num_classes=len(dataset.info.labels),
+            channels=autoencoder.channels,
+            px_per_cell=autoencoder.px_per_cell,
+            median_side=math.sqrt(float(np.median(areas))) * autoencoder.px_per_cell,
+            largest=int(areas.max()),
+        )
+
+    def three_shapes(self, patch: int) -> tuple[str, ...]:
+        """A square, a wide and a tall size of about the median image's area, on whole tokens; WIDTHxHEIGHT."""
+        multiple, side = self.px_per_cell * patch, self.median_side
+        shapes = ((1.0, 1.0), (1.5, 1 / 1.5), (1 / 1.5, 1.5))
+        return tuple(str(Size(round(side * h), round(side * w)).rounded(multiple)) for w, h in shapes)
+
+    def fitting_budget(self, wanted: int, patch: int) -> int:
+        """`wanted` tokens, or as many as the largest image has, in whole multiples of 128."""
+        return max(wanted, -(-self.largest // patch**2 // 128) * 128)
+
+
+# what `anyres train RECIPE --help` shows defaults for, where no dataset is given
+EXAMPLE_SUMMARY = DataSummary(num_classes=10, channels=32, px_per_cell=8, median_side=256.0, largest=1024)

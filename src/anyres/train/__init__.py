@@ -1,0 +1,15 @@
+"""Packs → a model.
+
+    config.py      every setting of a run
+    loop.py        the run, on one screen
+    step.py        one optimizer step: randomness, loss, update
+    state.py       what a run carries from step to step
+    ema.py         averages of the weights
+    checkpoint.py  saving and exact resuming
+    folder.py      the run's folder: what is in it, and who may continue it
+    metrics.py     metrics.jsonl, TensorBoard, throughput
+    held_out.py    the loss on images that are never trained on
+    pictures.py    samples during training, and the exported pipeline
+
+Import from the modules; this file imports nothing.
+"""

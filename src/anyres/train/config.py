@@ -1,0 +1,142 @@
+"""Every setting of a training run. Recipes return one of these, whole; the command line overrides its fields."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..config import require
+from ..flow.path import PathName
+from ..flow.time import TimeConfig
+from ..grid import Size
+from ..model.config import NiTConfig
+from ..packing.plan import PackingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW (arXiv 1711.05101), with the gradient's norm clipped."""
+
+    learning_rate: float = 1e-4
+    """Rate after the warm-up; never a function of the number of devices."""
+    warmup_steps: int = 0
+    """Steps over which the rate rises linearly from zero."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the averages of the gradient and of its square."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    eps: float = 1e-6
+    """Added to the root of the second moment."""
+    clip: float = 1.0
+    """Greatest norm of a step's gradient."""
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"learning_rate = {self.learning_rate}", "more than 0")
+        require(self.warmup_steps >= 0, f"warmup_steps = {self.warmup_steps}", "0 or more steps")
+        require(self.clip > 0, f"clip = {self.clip}", "more than 0")
+        require(all(0 <= beta < 1 for beta in self.betas), f"betas = {self.betas}", "each in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """The average of the weights that is sampled from and exported."""
+
+    kind: Literal["power", "constant"] = "power"
+    """"power": the profile is a power of the step, so its width is a fraction of the run however long (arXiv
+    2312.02696); "constant": one decay, for long runs."""
+    width: float = 0.05
+    """Standard deviation of the power profile, as a fraction of the run so far."""
+    decay: float = 0.9999
+    """Decay a step of the constant average."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.width < 0.28, f"width = {self.width}", "more than 0 and less than 0.28")
+        require(0 <= self.decay < 1, f"decay = {self.decay}", "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutConfig:
+    """The loss on images that are never trained on, by the averaged weights."""
+
+    share: float = 0.05
+    """Share of the images held out, chosen by a hash of their content; 0 holds out none."""
+    every: int = 500
+    """Steps between two measurements."""
+    packs: int = 8
+    """Most packs measured; always the same ones, with the same noise."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.share < 1, f"share = {self.share}", "in [0, 1)")
+        require(self.every >= 1 and self.packs >= 1, f"every = {self.every}, packs = {self.packs}", "at least 1 each")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesConfig:
+    """Pictures made during training, by the averaged weights, always from the same seeds."""
+
+    every: int = 1000
+    """Steps between two sheets; 0 makes none."""
+    sizes: tuple[str, ...] = ("256x256",)
+    """Sizes in px, WIDTHxHEIGHT; each is made for each of the first labels."""
+    labels: int = 4
+    """How many labels."""
+    steps: int = 20
+    """Solver steps."""
+    guidance: float = 2.25
+    """Guidance scale."""
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, f"every = {self.every}", "0 or more steps")
+        require(
+            self.labels >= 1 and self.steps >= 1, f"labels = {self.labels}, steps = {self.steps}", "at least 1 each"
+        )
+        for size in self.sizes:
+            Size.parse(size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A training run."""
+
+    model: NiTConfig
+    """The architecture."""
+    packing: PackingConfig
+    """How images are packed."""
+    steps: int
+    """Length of the run."""
+    packs_per_step: int = 1
+    """Consecutive packs whose gradients make one step, accumulated one after another."""
+    seed: int = 0
+    """Seed of the order, the noise and the initial weights."""
+    path: PathName = "linear"
+    """Path between data and noise."""
+    time: TimeConfig = field(default_factory=TimeConfig)
+    """How t is drawn."""
+    direction_weight: float = 1.0
+    """Weight of 1 − cos(v̂, v) beside the mean square."""
+    label_dropout: float = 0.1
+    """Probability that an image's label is replaced by the null label."""
+    flip: bool = True
+    """Train on either flip of an image, at random."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimizer."""
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    """The average of the weights."""
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
+    """The held-out loss."""
+    pictures: PicturesConfig = field(default_factory=PicturesConfig)
+    """Pictures during training."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products; "auto" is bfloat16 autocast on a GPU, float32 on a CPU."""
+    attention: str = "auto"
+    """Attention backend: auto, reference, sdpa, varlen or flex."""
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 2
+    """How many checkpoints stay; older ones are removed after a newer one is whole."""
+    log_every: int = 10
+    """Steps between two lines of metrics."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "packs_per_step", "checkpoint_every", "keep_checkpoints", "log_every"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
+        require(0 <= self.label_dropout <= 1, f"label_dropout = {self.label_dropout}", "in [0, 1]")
+        require(self.direction_weight >= 0, f"direction_weight = {self.direction_weight}", "0 or more")

@@ -1,0 +1,133 @@
+"""A run's folder: what is in it, and who may continue it.
+
+config.json       the resolved configuration
+data.json         the dataset that it trains on: its autoencoder and labels
+environment.json  versions, git revision, device; a list, one entry a start
+metrics.jsonl     a JSON object a line, and TensorBoard events beside it
+checkpoints/      step-N/
+model/            the averaged weights as a pipeline: `anyres sample RUN/model`
+samples/          pictures made during training
+"""
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..config import differences, from_dict, to_dict
+from ..errors import CheckpointError, DataError
+from ..files import make_folder, read_json, write_json
+from ..latents.format import DatasetInfo, LatentDataset
+from .config import TrainConfig
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are."""
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Where the exported pipeline is."""
+        return self.root / "model"
+
+    @property
+    def samples(self) -> Path:
+        """Where pictures made during training are."""
+        return self.root / "samples"
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics' file."""
+        return self.root / "metrics.jsonl"
+
+
+def open_run(root: Path, config: TrainConfig, dataset: LatentDataset, device: torch.device) -> RunFolder:
+    """Make a run's folder, or check that an existing one may be continued with this configuration and data.
+
+    Raises:
+        CheckpointError: the run has another architecture, or was trained on another autoencoder's latents or other
+            labels; the differences are shown.
+        DataError: the folder cannot be written to, or holds something else.
+    """
+    if root.is_dir() and any(root.iterdir()) and not (root / "config.json").is_file():
+        raise DataError(
+            f"{root} is not empty and is not a training run",
+            wanted="a new folder, or the folder of a run to continue",
+            fix="choose another --out",
+        )
+    make_folder(root)
+    if (root / "config.json").is_file():
+        _check_architecture(root, config)
+        _check_data(root, dataset.info)
+    write_json(root / "config.json", to_dict(config))
+    write_json(root / "data.json", {"path": str(dataset.path), "info": to_dict(dataset.info)})
+    starts = read_json(root / "environment.json") if (root / "environment.json").is_file() else []
+    write_json(root / "environment.json", [*starts, environment(device)])
+    return RunFolder(root)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, git revision and device, for the record."""
+    return {
+        "anyres": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "git": _git_revision(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _check_architecture(root: Path, config: TrainConfig) -> None:
+    old = from_dict(TrainConfig, read_json(root / "config.json"), where=str(root / "config.json"))
+    changed = list(differences(old.model, config.model, "model."))
+    if changed:
+        raise CheckpointError(
+            f"the run in {root} has another architecture: {'; '.join(changed)}",
+            wanted="the architecture that it was started with",
+            fix="drop those options, or start a new run with another --out",
+        )
+
+
+def _check_data(root: Path, info: DatasetInfo) -> None:
+    old = from_dict(DatasetInfo, read_json(root / "data.json")["info"], where=str(root / "data.json"))
+    if not old.autoencoder.same_as(info.autoencoder):
+        raise CheckpointError(
+            f"the run in {root} was trained on latents of {old.autoencoder.describe()}, "
+            f"and this dataset was prepared with {info.autoencoder.describe()}",
+            wanted="a dataset prepared with the same autoencoder",
+            fix="prepare the images with that autoencoder, or start a new run with another --out",
+        )
+    if old.labels != info.labels:
+        raise CheckpointError(
+            f"the run in {root} has the labels {', '.join(old.labels)}, and this dataset {', '.join(info.labels)}",
+            wanted="a dataset with the same labels, in the same order",
+            fix="prepare it from the same class folders, or start a new run with another --out",
+        )
+
+
+def _git_revision() -> str | None:
+    """The revision of the source tree that this package runs from, where it is a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,45 @@
+"""The loss on images that are never trained on."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ..packing.loader import PackLoader
+from .config import TrainConfig
+from .state import TrainState
+from .step import LossSums, draw, pack_loss, sum_of, to_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutLoss:
+    """Means over the tokens of the held-out packs.
+
+    Attributes:
+        loss: what training minimises.
+        flow: its mean-square part.
+        images: held-out images (rows) measured.
+    """
+
+    loss: float
+    flow: float
+    images: int
+
+
+@torch.no_grad()
+def held_out_loss(state: TrainState, loader: PackLoader, config: TrainConfig) -> HeldOutLoss:
+    """The loss of the averaged weights on held-out packs, with the same packs, times and noise at every call."""
+    sums: list[LossSums] = []
+    tokens = images = 0
+    for number in range(min(config.held_out.packs, loader.packs_in(0))):
+        pack = loader.pack(0, number)
+        draws = draw(pack, config, config.seed, "held-out", number)
+        draws.labels[: pack.layout.images] = pack.labels[: pack.layout.images]  # no dropout: the conditional loss
+        pack, draws = to_device(pack, draws, state.average.device)
+        sums.append(pack_loss(state.average, pack, draws, config))
+        tokens += pack.layout.tokens
+        images += pack.layout.images
+    return HeldOutLoss(
+        loss=float(sum_of(part.total for part in sums)) / tokens,
+        flow=float(sum_of(part.flow for part in sums)) / tokens,
+        images=images,
+    )

@@ -1,0 +1,50 @@
+"""Samples during training, and the exported pipeline; both from the averaged weights."""
+
+from pathlib import Path
+
+from ..files import make_folder
+from ..grid import Size
+from ..latents.format import LatentDataset
+from ..model.nit import NiT
+from ..sample.pipeline import Pipeline
+from ..sample.request import LabelTable, SamplingSettings
+from ..sample.writer import write_contact_sheet
+from .config import TrainConfig
+
+
+def pipeline_of(model: NiT, dataset: LatentDataset, config: TrainConfig, name: str) -> Pipeline:
+    """The pipeline of a model in training; its REPA projector, if any, is left out.
+
+    Args:
+        model: the network.
+        dataset: what it is trained on: gives the autoencoder, the labels and the longest side seen.
+        config: the run's.
+        name: how the pictures' metadata names the model.
+    """
+    return Pipeline(
+        model.without_projection(),
+        dataset.autoencoder(),
+        LabelTable(dataset.info.labels),
+        dataset.info.scaling,
+        path=config.path,
+        trained_side=int(dataset.cells.max()) // config.model.patch_size,
+        name=name,
+        defaults=SamplingSettings(),
+    )
+
+
+def draw_pictures(pipe: Pipeline, config: TrainConfig, folder: Path, step: int) -> Path:
+    """Write a contact sheet of each size for each of the first labels, always from the same seeds."""
+    settings = config.pictures
+    px_per_token = pipe.px_per_token
+    sizes = [Size.parse(size).rounded(px_per_token) for size in settings.sizes]
+    labels = pipe.labels.names[: settings.labels]
+    wanted = [(label, size) for label in labels for size in sizes]
+    images = pipe(
+        labels=[label for label, _ in wanted],
+        sizes=[size for _, size in wanted],
+        steps=settings.steps,
+        guidance=settings.guidance,
+    )
+    captions = [f"{label} {size}" for label, size in wanted]
+    return write_contact_sheet(images, captions, make_folder(folder) / f"step-{step:07d}.png")

@@ -1,0 +1,153 @@
+"""What a run does beside its steps: metrics, held-out loss, pictures, checkpoints, the watch for non-finite ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..errors import NonFiniteError
+from ..latents.format import LatentDataset
+from ..packing.loader import PackLoader
+from ..packing.pack import Pack
+from . import checkpoint
+from .config import TrainConfig
+from .folder import RunFolder, device_name
+from .held_out import held_out_loss
+from .metrics import Metrics, Throughput, peak_flops
+from .pictures import draw_pictures, pipeline_of
+from .state import Progress, TrainState
+from .step import StepOutcome
+
+
+class Guard:
+    """Stops the run at a non-finite loss or gradient, with the state before that step saved.
+
+    The verdict stays on the device until `check`, which the loop calls one step late, after it has queued the next
+    step's work; the update itself was already withheld on the device.
+    """
+
+    def __init__(self, folder: RunFolder, state: TrainState, config: TrainConfig) -> None:
+        self._folder, self._state, self._config = folder, state, config
+        self._watched: tuple[StepOutcome, Progress] | None = None
+
+    def watch(self, outcome: StepOutcome) -> None:
+        """Remember a step's outcome; call before the progress is advanced."""
+        self._watched = outcome, self._state.progress
+
+    def check(self) -> None:
+        """Read the verdict on the step last watched.
+
+        Raises:
+            NonFiniteError: it was not finite; the state is put back before it and saved.
+        """
+        watched, self._watched = self._watched, None
+        if watched is None or bool(watched[0].finite):
+            return
+        outcome, before = watched
+        self._state.progress = before
+        saved = checkpoint.save(self._folder.checkpoints, self._state, keep=self._config.keep_checkpoints)
+        raise NonFiniteError(
+            f"step {before.step + 1}: loss {float(outcome.loss.total)}, gradient norm {float(outcome.gradient_norm)}",
+            wanted="finite numbers",
+            fix=f"the state after step {before.step} is in {saved}; "
+            "continue it with a lower --optimizer.learning-rate or with --precision float32",
+        )
+
+
+class Recorder:
+    """Does what is due after a step.
+
+    Args:
+        folder: the run's.
+        config: the run's.
+        dataset: what it trains on.
+        state: the run's, restored already.
+        held_out: packs that are never trained on, or None.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: TrainConfig,
+        dataset: LatentDataset,
+        state: TrainState,
+        held_out: PackLoader | None,
+    ) -> None:
+        self._folder, self._config, self._dataset = folder, config, dataset
+        self._state, self._held_out = state, held_out
+        self._device = state.model.device
+        self._metrics = Metrics(folder.metrics, state.progress.step)
+        self._throughput = Throughput(peak_flops(device_name(self._device)))
+        self._figures: dict[str, Any] = {}
+        self._saved_step = state.progress.step if checkpoint.saved(folder.checkpoints) else -1
+
+    def after_step(self, packs: Sequence[Pack], outcome: StepOutcome, guard: Guard) -> dict[str, Any]:
+        """Do what is due; returns the figures to show beside the progress bar."""
+        config, step = self._config, self._state.progress.step
+        lengths = [grid.tokens for pack in packs for grid in pack.layout.grids]
+        # the backward pass costs twice the forward
+        flops = 3 * config.model.forward_flops(lengths)
+        self._throughput.add(images=len(lengths), tokens=sum(lengths), flops=flops)
+        log = step % config.log_every == 0 or step in (1, config.steps)
+        held_out = self._held_out is not None and (step % config.held_out.every == 0 or step == config.steps)
+        pictures = config.pictures.every > 0 and step % config.pictures.every == 0
+        save = step % config.checkpoint_every == 0
+        if log or held_out or pictures or save:
+            guard.check()
+        if log:
+            self._log(outcome)
+        if held_out or pictures or save:
+            self._apart(held_out=held_out, pictures=pictures, save=save)
+        return self._figures
+
+    def finish(self) -> None:
+        """Save where the last step was not, and export the model."""
+        if self._saved_step != self._state.progress.step:
+            self._save()
+
+    def close(self) -> None:
+        """Close the metrics' files."""
+        self._metrics.close()
+
+    def _log(self, outcome: StepOutcome) -> None:
+        progress = self._state.progress
+        loss = outcome.loss
+        values = {
+            "loss": float(loss.total),
+            "loss_flow": float(loss.flow),
+            "loss_direction": float(loss.direction),
+            "gradient_norm": float(outcome.gradient_norm),
+        }
+        rates = self._throughput.read(self._device)
+        counts = {"images": progress.images, "tokens": progress.tokens, "epoch": progress.position.epoch}
+        self._metrics.write("train", progress.step, **values, **counts, **rates)
+        self._figures |= {
+            "loss": f"{values['loss']:.4f}",
+            "tokens/s": f"{rates['tokens_per_second']:,.0f}",
+            "images/s": f"{rates['images_per_second']:,.1f}",
+        }
+        if "mfu" in rates:
+            self._figures["MFU"] = f"{rates['mfu']:.1%}"
+
+    def _apart(self, *, held_out: bool, pictures: bool, save: bool) -> None:
+        """What is not training, and does not count in its throughput."""
+        step = self._state.progress.step
+        if held_out and self._held_out is not None:
+            result = held_out_loss(self._state, self._held_out, self._config)
+            self._metrics.write("held_out", step, loss=result.loss, loss_flow=result.flow, images=result.images)
+            self._figures["held-out"] = f"{result.loss:.4f}"
+        if pictures:
+            draw_pictures(self._pipeline(), self._config, self._folder.samples, step)
+        if save:
+            self._save()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._throughput.pause()
+
+    def _save(self) -> None:
+        checkpoint.save(self._folder.checkpoints, self._state, keep=self._config.keep_checkpoints)
+        self._pipeline().save_pretrained(self._folder.model)
+        self._saved_step = self._state.progress.step
+
+    def _pipeline(self):
+        return pipeline_of(self._state.average, self._dataset, self._config, name=self._folder.root.name)
