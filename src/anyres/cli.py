@@ -32,6 +32,8 @@ anyres train tutorial --data DATA --out RUN
 anyres sample RUN --label NAME --size 256x128
 """
 
+TRAIN_DESCRIPTION = "Train by a recipe, or continue the run in --out. Every field of the recipe is an option."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, or 2 for bad input, or 128 + the signal that stopped a run."""

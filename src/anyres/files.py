@@ -59,6 +59,8 @@ def replacing(path: Path) -> Iterator[Path]:
     with writing(path):
         try:
             yield temporary
+            if temporary.is_file():
+                temporary.chmod(0o666 & ~_umask())  # some writers make private files
             _sync(temporary)
             if temporary.is_dir() and path.is_dir():
                 shutil.rmtree(path)
@@ -96,6 +98,12 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporaries that a killed process left in `folder`."""
     for leftover in folder.glob(".*.tmp"):
         _remove(leftover)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _remove(path: Path) -> None:

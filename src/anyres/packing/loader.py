@@ -3,7 +3,7 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -127,7 +127,7 @@ class PackLoader:
             epoch, pack = epoch + 1, pack - inside
         return Position(epoch=epoch, pack=pack)
 
-    def stream(self, position: Position) -> Iterator[Pack]:
+    def stream(self, position: Position) -> Generator[Pack]:
         """The packs from a position on, without end, made ahead in a thread that ends with the iterator."""
         ready: queue.Queue[Pack | BaseException] = queue.Queue(AHEAD)
         closed = threading.Event()

@@ -8,10 +8,12 @@ import logging
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from ..config import from_dict, to_dict
@@ -38,7 +40,7 @@ def save(folder: Path, state: TrainState, *, keep: int) -> Path:
     make_folder(folder)
     target = folder / f"step-{state.progress.step}"
     with replacing(target) as staging, _quiet(), writing(target):
-        dcp.save(_tensors(state), checkpoint_id=staging, no_dist=True)
+        state_dict_saver.save(_tensors(state), checkpoint_id=staging, no_dist=True)
         write_json(staging / "meta.json", {"format_version": FORMAT_VERSION, "progress": to_dict(state.progress)})
     for old in saved(folder)[:-keep]:
         with writing(old):
@@ -90,7 +92,7 @@ def _load(path: Path, state: TrainState) -> None:
         _check_version(meta, path)
         progress = from_dict(Progress, meta["progress"], where=str(path / "meta.json"))
         with _quiet():
-            dcp.load(tensors, checkpoint_id=path, no_dist=True)
+            state_dict_loader.load(tensors, checkpoint_id=path, no_dist=True)
     except AnyResError as error:
         raise CheckpointError(error.got, wanted=error.wanted, fix=error.fix) from error
     except Exception as error:  # torch reports damage by many types: any of them means that this one is lost
@@ -120,10 +122,9 @@ def _tensors(state: TrainState) -> dict[str, Any]:
     }
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801 - used as a function
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Without torch's warning that one process saves without a process group, which is what is meant."""
-
-    def __enter__(self):
-        entered = super().__enter__()
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.distributed.*", category=UserWarning)
-        return entered
+        yield

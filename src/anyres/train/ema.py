@@ -46,7 +46,6 @@ def update(average: nn.Module, model: nn.Module, decay: float, applied: Float[Te
         decay: of this step.
         applied: 1 on the device where the optimizer stepped, else 0, so that nobody has to wait to know.
     """
-    averages, weights = list(average.parameters()), list(model.parameters())
-    difference = torch._foreach_sub(weights, averages)
-    torch._foreach_mul_(difference, applied * (1 - decay))
-    torch._foreach_add_(averages, difference)
+    weight = applied * (1 - decay)
+    for mean, current in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(current, weight.to(mean.dtype))

@@ -1,0 +1,80 @@
+"""From a name to a folder: an existing path, a model in the box, or a repository on the hub."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .config import suggestion
+from .errors import ConfigError, DataError
+
+MODELS = Path(__file__).parent / "models"  # models in the box, a folder each
+
+# nothing pickled is ever asked for
+WANTED_FILES = ("*.json", "*.safetensors")
+
+
+def resolve(name: str, *, revision: str | None = None, wanted: Sequence[str] = WANTED_FILES) -> Path:
+    """The folder of a model, autoencoder or pipeline.
+
+    Args:
+        name: in this order an existing path, a model in the box, or a hub id (it contains "/").
+        revision: branch, tag or commit of a hub repository.
+        wanted: patterns of the files to download.
+
+    Raises:
+        ConfigError: the name is none of these.
+        DataError: the hub cannot be reached, or has no such repository.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if (MODELS / name).is_dir() and "/" not in name:
+        return MODELS / name
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/"):
+        return _download(name, revision, wanted)
+    known = built_in()
+    raise ConfigError(
+        f"nothing is named {name!r}: there is no such path"
+        + (f", and the models in the box are {', '.join(known)}" if known else ""),
+        wanted="an existing folder, a model in the box, or a hub id such as owner/name",
+        fix=suggestion(name, known) or "check the spelling",
+    )
+
+
+def built_in() -> list[str]:
+    """Names of the models in the box."""
+    return sorted(path.name for path in MODELS.iterdir() if path.is_dir()) if MODELS.is_dir() else []
+
+
+def upload_folder(folder: Path, repo_id: str, *, private: bool = False) -> None:
+    """Upload a folder to a hub repository, made if missing.
+
+    Raises:
+        DataError: the hub cannot be reached, or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(folder_path=str(folder), repo_id=repo_id)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise DataError(
+            f"cannot upload to {repo_id!r}: {error}",
+            wanted="a connection to the hub, and the right to write there",
+            fix="log in with `hf auth login`, and check the repository's name",
+        ) from error
+
+
+def _download(repo_id: str, revision: str | None, wanted: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(wanted)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(
+            f"cannot download {repo_id!r} from the hub: {str(error).splitlines()[0]}",
+            wanted="an existing repository, and a connection to it",
+            fix="check the name and the connection, or pass a local folder",
+        ) from error

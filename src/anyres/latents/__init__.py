@@ -1,0 +1,10 @@
+"""What lies between images and training.
+
+    autoencoder.py  one protocol for autoencoders, and those of diffusers behind it
+    patch_pca.py    a linear autoencoder, fitted in seconds
+    loading.py      from a name or folder to an autoencoder
+    format.py       a dataset of latents on disk: what is in it, and reading it
+    writer.py       writing one, so that nothing is lost or doubled when killed
+
+Import from the modules; this file imports nothing.
+"""

@@ -1,0 +1,188 @@
+"""Autoencoders: images ↔ latents, behind one small protocol."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from ..config import require
+from ..shapes import Float, Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentScaling:
+    """From an autoencoder's latents to what the network sees: (raw − shift)·factor, a value a channel.
+
+    Attributes:
+        shift: subtracted first.
+        factor: multiplied then.
+    """
+
+    shift: tuple[float, ...]
+    factor: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.shift) == len(self.factor) > 0,
+            f"{len(self.shift)} shifts and {len(self.factor)} factors",
+            "one of each a channel",
+        )
+        require(all(factor != 0 for factor in self.factor), "a factor of 0", "factors that can be divided by")
+
+    @classmethod
+    def uniform(cls, channels: int, *, factor: float, shift: float = 0.0) -> "LatentScaling":
+        """The same for every channel."""
+        return cls(shift=(shift,) * channels, factor=(factor,) * channels)
+
+    def to_model(self, cells: Float[Tensor, "*cells channels"]) -> Float[Tensor, "*cells channels"]:
+        """Raw latents, channels last → the network's."""
+        return (cells - cells.new_tensor(self.shift)) * cells.new_tensor(self.factor)
+
+    def from_model(self, cells: Float[Tensor, "*cells channels"]) -> Float[Tensor, "*cells channels"]:
+        """The network's latents, channels last → raw."""
+        return cells / cells.new_tensor(self.factor) + cells.new_tensor(self.shift)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderIdentity:
+    """Which autoencoder made some latents.
+
+    Attributes:
+        kind: its class, such as "AutoencoderDC".
+        name: the folder or hub id that it was loaded from.
+        revision: the hub's, if one was asked for.
+        fingerprint: the start of a hash over its weights.
+        channels: channels of a cell.
+        px_per_cell: px a side of a cell.
+    """
+
+    kind: str
+    name: str
+    revision: str | None
+    fingerprint: str
+    channels: int
+    px_per_cell: int
+
+    def same_as(self, other: "AutoencoderIdentity") -> bool:
+        """Whether both make the same latents: the weights decide, not where they lie."""
+        return (self.kind, self.fingerprint) == (other.kind, other.fingerprint)
+
+    def describe(self) -> str:
+        """In words, for messages."""
+        return f"{self.kind} {self.name} ({self.fingerprint})"
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """Images ↔ latents. Images are RGB in [−1, 1]; latents are as the autoencoder gives them, unscaled."""
+
+    @property
+    def identity(self) -> AutoencoderIdentity:
+        """Which one it is."""
+        ...
+
+    @property
+    def scaling(self) -> LatentScaling:
+        """How its latents are scaled for the network."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(batch, 3, height, width) in px → (batch, channels, height, width) in cells."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(batch, channels, height, width) in cells → (batch, 3, height, width) in px."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and safetensors."""
+        ...
+
+    def to(self, device: torch.device) -> "Autoencoder":
+        """The autoencoder on a device."""
+        ...
+
+
+class DiffusersAutoencoder:
+    """An autoencoder of diffusers; subclasses say how latents are taken out and scaled.
+
+    Args:
+        network: the diffusers model.
+        name: folder or hub id.
+        revision: the hub's.
+    """
+
+    def __init__(self, network: Any, *, name: str, revision: str | None = None) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.identity = AutoencoderIdentity(
+            kind=type(network).__name__,
+            name=name,
+            revision=revision,
+            fingerprint=fingerprint(network.state_dict()),
+            channels=int(network.config["latent_channels"]),
+            px_per_cell=self._px_per_cell(),
+        )
+
+    @property
+    def scaling(self) -> LatentScaling:
+        """From the model's configuration."""
+        config = self.network.config
+        factor, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
+        return LatentScaling.uniform(self.identity.channels, factor=float(factor), shift=float(shift))
+
+    @torch.no_grad()
+    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels high wide"]:
+        """Images → latents, unscaled."""
+        return self._encoded(images.to(self.network.dtype)).float()
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "batch channels high wide"]) -> Float[Tensor, "batch 3 height width"]:
+        """Latents, unscaled → images."""
+        return self.network.decode(latents.to(self.network.dtype)).sample.float()
+
+    def save(self, folder: Path) -> None:
+        """Write diffusers' own layout, safetensors only."""
+        self.network.save_pretrained(folder, safe_serialization=True)
+
+    def to(self, device: torch.device) -> "DiffusersAutoencoder":
+        """Move the network."""
+        self.network.to(device)
+        return self
+
+    def _px_per_cell(self) -> int:
+        raise NotImplementedError
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class DcAutoencoder(DiffusersAutoencoder):
+    """`AutoencoderDC`: deterministic, high compression (DC-AE, arXiv 2410.10733); the paper's."""
+
+    def _px_per_cell(self) -> int:
+        return 2 ** (len(self.network.config["encoder_block_out_channels"]) - 1)
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        return self.network.encode(images).latent
+
+
+class KlAutoencoder(DiffusersAutoencoder):
+    """`AutoencoderKL` (arXiv 2112.10752); the posterior's mean is taken, so that encoding is deterministic."""
+
+    def _px_per_cell(self) -> int:
+        return 2 ** (len(self.network.config["block_out_channels"]) - 1)
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        return self.network.encode(images).latent_dist.mean
+
+
+def fingerprint(state: dict[str, Tensor]) -> str:
+    """The first 16 hex digits of SHA-256 over names, shapes and values, in float32."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]

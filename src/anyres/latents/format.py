@@ -1,0 +1,288 @@
+"""A dataset of latents on disk: what is in it, and reading it.
+
+    dataset.json             DatasetInfo
+    manifest.parquet         a row an image and variant; columns of `MANIFEST`
+    shard-NNNNN.safetensors  latents and latents_flipped, (cells, channels), float16, as the autoencoder gives them
+    autoencoder/             the autoencoder, where it was fitted to these images
+    rejected.csv             inputs that could not be read, with the reason
+
+An image is one contiguous slice of a shard, its cells in row-major order.
+"""
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from ..config import from_dict
+from ..errors import AnyResError, CheckpointError, DataError
+from ..files import read_json
+from ..shapes import Float, Tensor
+from .autoencoder import Autoencoder, AutoencoderIdentity, LatentScaling
+from .loading import load_autoencoder
+
+FORMAT_VERSION = 1
+INFO, MANIFEST_FILE, REJECTED, AUTOENCODER = "dataset.json", "manifest.parquet", "rejected.csv", "autoencoder"
+SHARD = "shard-{:05d}.safetensors"
+
+Variant = Literal["native", "square-256", "square-512"]
+
+# column → Arrow type
+MANIFEST: dict[str, str] = {
+    "id": "string",
+    "source": "string",
+    "label": "int32",
+    "original_height": "int32",
+    "original_width": "int32",
+    "image_height": "int32",
+    "image_width": "int32",
+    "cells_height": "int32",
+    "cells_width": "int32",
+    "shard": "int32",
+    "cell_offset": "int64",
+    "variant": "string",
+    "content_hash": "string",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """dataset.json.
+
+    Attributes:
+        autoencoder: what made the latents.
+        scaling: how they are scaled for the network, on reading.
+        labels: names; the index is the class number.
+        images: source images.
+        rows: images times variants.
+        rejected: inputs that could not be read.
+        channel_mean: mean of each channel over all cells, unscaled.
+        channel_std: standard deviation likewise.
+        reconstruction_psnr: dB between images and what their latents decode to, the mean over a sample of images.
+        reconstruction_images: images of that sample.
+        multiple_of_cells: cells that sides are multiples of.
+        max_side: px; images of this side squared or more were reduced to that area.
+        variants: which were made.
+        format_version: of these files.
+    """
+
+    autoencoder: AutoencoderIdentity
+    scaling: LatentScaling
+    labels: tuple[str, ...]
+    images: int
+    rows: int
+    rejected: int
+    channel_mean: tuple[float, ...]
+    channel_std: tuple[float, ...]
+    reconstruction_psnr: float
+    reconstruction_images: int
+    multiple_of_cells: int
+    max_side: int
+    variants: tuple[Variant, ...]
+    format_version: int = field(default=FORMAT_VERSION)
+
+
+class LatentDataset:
+    """A prepared dataset, memory-mapped; safe to read from several threads.
+
+    Args:
+        path: its folder.
+        info: its dataset.json.
+        table: its manifest, a pyarrow Table.
+    """
+
+    def __init__(self, path: Path, info: DatasetInfo, table: Any) -> None:
+        self.path, self.info, self._table = path, info, table
+        self.labels = self._numbers("label").astype(np.int64)
+        self.cells = np.stack([self._numbers("cells_height"), self._numbers("cells_width")], axis=1)
+        self.image_px = np.stack([self._numbers("image_height"), self._numbers("image_width")], axis=1)
+        self.original_px = np.stack([self._numbers("original_height"), self._numbers("original_width")], axis=1)
+        self._shards, self._offsets = self._numbers("shard"), self._numbers("cell_offset")
+        self._text: dict[str, tuple[str, ...]] = {}
+        self._map = lru_cache(maxsize=None)(lambda shard: map_shard(path / SHARD.format(shard)))
+
+    @classmethod
+    def open(cls, path: str | Path) -> "LatentDataset":
+        """Open a folder that `anyres prepare` wrote.
+
+        Raises:
+            DataError: it is missing, unfinished, damaged, or of a newer format.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        info = _read_info(path)
+        try:
+            table = pq.read_table(path / MANIFEST_FILE)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{path / MANIFEST_FILE} cannot be read: {error}",
+                wanted="the manifest that anyres prepare wrote",
+                fix="run anyres prepare again on the same folder: it keeps what is there",
+            ) from error
+        missing = [name for name in MANIFEST if name not in table.column_names]
+        if missing or table.num_rows != info.rows:
+            raise DataError(
+                f"{path}: the manifest has {table.num_rows} rows"
+                + (f" and lacks {', '.join(missing)}" if missing else f", and {INFO} says {info.rows}"),
+                wanted="files of one preparation",
+                fix="run anyres prepare again on the same folder",
+            )
+        dataset = cls(path, info, table)
+        dataset._check_shards()
+        return dataset
+
+    def __len__(self) -> int:
+        return self._table.num_rows
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Each row's image, as a path relative to the folder that was prepared."""
+        return self._strings("source")
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Each row's variant."""
+        return self._strings("variant")
+
+    @property
+    def content_hashes(self) -> tuple[str, ...]:
+        """Each row's hash of the image file."""
+        return self._strings("content_hash")
+
+    def read(self, index: int, *, flipped: bool = False) -> Float[Tensor, "cells channels"]:
+        """A row's latent in row-major cell order, float32, scaled as the network sees it."""
+        latents = self._map(int(self._shards[index]))["latents_flipped" if flipped else "latents"]
+        start = int(self._offsets[index])
+        raw = np.array(latents[start : start + int(self.cells[index].prod())], dtype=np.float32)
+        return self.info.scaling.to_model(torch.from_numpy(raw))
+
+    def lengths(self, patch: int) -> np.ndarray:
+        """Tokens of each row, int64.
+
+        Raises:
+            DataError: the patch does not divide an image, which is named.
+        """
+        wrong = np.flatnonzero((self.cells % patch).any(axis=1))
+        if len(wrong):
+            height, width = self.cells[wrong[0]].tolist()
+            raise DataError(
+                f"{len(wrong)} of {len(self)} latents have sides that patch size {patch} does not divide; "
+                f"{self.sources[wrong[0]]} has {width}x{height} cells",
+                wanted=f"sides that are multiples of {patch} cells",
+                fix=f"prepare the images with --multiple-of-cells {patch}",
+            )
+        return (self.cells // patch).prod(axis=1, dtype=np.int64)
+
+    def held_out(self, share: float) -> np.ndarray:
+        """True for the rows of about this share of the images, chosen by their content alone.
+
+        All variants of an image fall on one side, and so do copies of it; other images do not change the choice.
+        """
+        chosen = {name: _fraction(name) < share for name in set(self.content_hashes)}
+        return np.array([chosen[name] for name in self.content_hashes], dtype=bool)
+
+    def autoencoder(self) -> Autoencoder:
+        """The autoencoder that made the latents.
+
+        Raises:
+            CheckpointError: it cannot be loaded, or what has its name now is another one.
+        """
+        own = self.path / AUTOENCODER
+        identity = self.info.autoencoder
+        loaded = load_autoencoder(str(own) if own.is_dir() else identity.name, revision=identity.revision)
+        if not loaded.identity.same_as(identity):
+            raise CheckpointError(
+                f"{self.path} was prepared with {identity.describe()}, but there is now {loaded.identity.describe()}",
+                wanted="the autoencoder that made the latents",
+                fix="restore it, or prepare the images again into another folder",
+            )
+        return loaded
+
+    def _numbers(self, column: str) -> np.ndarray:
+        return self._table.column(column).to_numpy()
+
+    def _strings(self, column: str) -> tuple[str, ...]:
+        # made when asked for: a million Python strings are slow to make
+        if column not in self._text:
+            self._text[column] = tuple(self._table.column(column).to_pylist())
+        return self._text[column]
+
+    def _check_shards(self) -> None:
+        ends = self._offsets + self.cells.prod(axis=1, dtype=np.int64)
+        for shard in np.unique(self._shards).tolist():
+            has = len(self._map(shard)["latents"])
+            wants = int(ends[self._shards == shard].max())
+            if has < wants:
+                raise DataError(
+                    f"{self.path / SHARD.format(shard)} has {has} cells, and the manifest wants {wants}",
+                    wanted="files of one preparation",
+                    fix="run anyres prepare again into a new folder",
+                )
+
+
+def map_shard(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a shard, memory-mapped.
+
+    Raises:
+        DataError: it is missing or truncated.
+    """
+    try:
+        with path.open("rb") as file:
+            (header_size,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(header_size))
+        arrays = {}
+        for name in ("latents", "latents_flipped"):
+            start, end = header[name]["data_offsets"]
+            if 8 + header_size + end > path.stat().st_size:
+                raise ValueError("it is shorter than its header says")  # noqa: TRY301
+            arrays[name] = np.memmap(
+                path, dtype=np.float16, mode="r", offset=8 + header_size + start, shape=tuple(header[name]["shape"])
+            )
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise DataError(
+            f"shard {path} cannot be read: {error}",
+            wanted="the whole file that anyres prepare wrote",
+            fix="restore it from a copy, or prepare the images again into a new folder",
+        ) from error
+    return arrays
+
+
+def _read_info(path: Path) -> DatasetInfo:
+    if not path.is_dir():
+        raise DataError(
+            f"there is no folder {path}", wanted="a dataset, as anyres prepare writes it", fix="check the path"
+        )
+    if not (path / INFO).is_file():
+        unfinished = (path / ".parts").is_dir()
+        raise DataError(
+            f"{path} holds {'an unfinished preparation' if unfinished else 'no dataset'}: it has no {INFO}",
+            wanted="a dataset, as anyres prepare writes it",
+            fix="run the same anyres prepare command again to finish it"
+            if unfinished
+            else "run: anyres prepare IMAGES --out DATA",
+        )
+    data = read_json(path / INFO)
+    version = data.get("format_version") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise DataError(
+            f"{path / INFO} has format version {version}",
+            wanted=f"version {FORMAT_VERSION}",
+            fix="use the version of anyres that wrote it, or prepare the images again",
+        )
+    try:
+        return from_dict(DatasetInfo, data, where=str(path / INFO))
+    except AnyResError as error:
+        raise DataError(error.got, wanted=error.wanted, fix=error.fix) from error
+
+
+def _fraction(name: str) -> float:
+    """A number in [0, 1) that follows from a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

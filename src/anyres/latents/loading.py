@@ -1,0 +1,82 @@
+"""From a name or folder to an autoencoder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from .. import hub
+from ..config import suggestion
+from ..errors import CheckpointError, DataError
+from ..files import read_json
+from .autoencoder import Autoencoder, DcAutoencoder, DiffusersAutoencoder, KlAutoencoder
+from .patch_pca import WEIGHTS, PatchPCA
+
+
+def load_autoencoder(name: str, *, revision: str | None = None) -> Autoencoder:
+    """Load an autoencoder, on the CPU in float32.
+
+    Args:
+        name: a folder, or a hub id. Its `config.json` says what it is.
+        revision: the hub's.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or its kind is not known.
+        ConfigError, DataError: nothing has this name; see `hub.resolve`.
+    """
+    folder = hub.resolve(name, revision=revision)
+    kind = _kind(folder)
+    if kind not in _LOADERS:
+        raise CheckpointError(
+            f"{folder} holds a {kind!r}",
+            wanted=f"one of {', '.join(_LOADERS)}",
+            fix=suggestion(kind, _LOADERS) or "pass the folder of an autoencoder (in a pipeline: its vae/)",
+        )
+    try:
+        return _LOADERS[kind](folder, name, revision)
+    except CheckpointError:
+        raise
+    except Exception as error:  # diffusers and safetensors report damage by many types
+        raise CheckpointError(
+            f"the autoencoder in {folder} cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}",
+            wanted="config.json and whole safetensors (pickled weights are never read)",
+            fix="fetch it again, or convert its weights to safetensors",
+        ) from error
+
+
+def _kind(folder: Path) -> str:
+    try:
+        config = read_json(folder / "config.json")
+    except DataError as error:
+        raise CheckpointError(
+            f"{folder} is not an autoencoder's folder: {error.got}",
+            wanted="config.json and safetensors",
+            fix="check the path",
+        ) from error
+    return str(config.get("_class_name")) if isinstance(config, dict) else str(config)
+
+
+def _patch_pca(folder: Path, _name: str, _revision: str | None) -> PatchPCA:
+    from safetensors.torch import load_file
+
+    state = load_file(folder / WEIGHTS)
+    return PatchPCA(state["basis"], state["mean"], state["spread"])
+
+
+def _diffusers(class_name: str, wrapper: type[DiffusersAutoencoder]) -> Callable[[Path, str, str | None], Autoencoder]:
+    def load(folder: Path, name: str, revision: str | None) -> DiffusersAutoencoder:
+        import diffusers
+
+        network = getattr(diffusers, class_name).from_pretrained(
+            folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        )
+        return wrapper(network, name=name, revision=revision)
+
+    return load
+
+
+_LOADERS: dict[str, Callable[[Path, str, str | None], Autoencoder]] = {
+    "PatchPCA": _patch_pca,
+    "AutoencoderDC": _diffusers("AutoencoderDC", DcAutoencoder),
+    "AutoencoderKL": _diffusers("AutoencoderKL", KlAutoencoder),
+}

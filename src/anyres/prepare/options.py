@@ -1,0 +1,45 @@
+"""The options of `anyres prepare`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ..config import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Options of `anyres prepare`."""
+
+    images: Annotated[Path, tyro.conf.Positional]
+    """A folder with one folder a class, or a flat folder of images (one class, "unlabelled")."""
+    out: Path
+    """The dataset's folder. The same command again finishes what was interrupted, and adds new images."""
+    autoencoder: str = "patch-pca"
+    """"patch-pca" (fitted to these images on the spot), or the folder or hub id of an AutoencoderDC, AutoencoderKL or
+    PatchPCA."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub repository."""
+    variants: tuple[Literal["native", "square-256", "square-512"], ...] = ("native",)
+    """What to make of each image: native keeps its size and shape; the squares are centre crops."""
+    max_side: int = 2048
+    """px; a larger image is reduced to the area of the square of this side, keeping its shape."""
+    multiple_of_cells: int = 1
+    """Sides are floored to a multiple of this many cells; the patch size of the model to be trained must divide it."""
+    upscale: bool = False
+    """Make the square variants of images that are smaller than the square, too."""
+    images_per_shard: int = 512
+    """Images written together: what is redone at most after a kill."""
+    workers: int = 4
+    """Threads that decode images."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_side", "multiple_of_cells", "images_per_shard", "workers"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
+        require(
+            len(set(self.variants)) == len(self.variants) > 0, f"variants {self.variants}", "at least one, each once"
+        )

@@ -1,0 +1,11 @@
+"""Labels and sizes → images.
+
+    request.py   what is asked for: labels, sizes, seeds, and how to sample
+    pipeline.py  network, autoencoder and labels together: `Pipeline`
+    folder.py    a pipeline's folder, read and written
+    writer.py    PNG files with their recipe in them, and contact sheets
+    options.py   the options of `anyres sample`
+    command.py   `anyres sample`
+
+Import from the modules; this file imports nothing.
+"""

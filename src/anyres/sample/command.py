@@ -1,0 +1,111 @@
+"""`anyres sample`: load, sample with a progress bar, write."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..config import from_dict, to_dict
+from ..errors import ConfigError
+from ..model.nit import NiT
+from ..progress import progress
+from .options import SampleOptions
+from .pipeline import Pipeline, StepInfo
+from .request import ImageRequest, SamplingSettings, make_requests
+from .writer import SavedImages, save_images
+
+
+def run(options: SampleOptions) -> SavedImages:
+    """Make the images that the options ask for and write them.
+
+    Raises:
+        AnyResError: bad input, as the parts raise it.
+    """
+    pipe = Pipeline.from_pretrained(
+        options.model, device=options.device, dtype=options.dtype, attention=options.attention
+    )
+    settings = _settings(pipe.defaults, options)
+    requests = _requests(pipe, options)
+    weaker = _weaker(pipe, options)
+    packs = pipe.packs(requests, options.budget)
+    with progress("sample", len(packs) * settings.steps, "step") as bar:
+
+        def on_step(info: StepInfo) -> None:
+            bar.advance(1, pack=f"{info.pack + 1}/{info.packs}")
+
+        latents = pipe.latents(requests, settings, budget=options.budget, weaker=weaker, on_step=on_step)
+    images = pipe.decode(latents)
+    recipes = [_recipe(pipe, settings, request, options) for request in requests]
+    return save_images(images, recipes, options.out, contact_sheet=options.contact_sheet, overwrite=options.overwrite)
+
+
+def _settings(defaults: SamplingSettings, options: SampleOptions) -> SamplingSettings:
+    """The model's defaults with the options that were given."""
+    low, high = options.interval or (None, None)
+    given = {
+        "steps": options.steps,
+        "solver": options.solver,
+        "guidance": options.guidance,
+        "guidance_low": low,
+        "guidance_high": high,
+        "extrapolation": options.extrapolation,
+        "decoupled": options.decoupled or None,
+    }
+    values = to_dict(defaults) | {name: value for name, value in given.items() if value is not None}
+    return from_dict(SamplingSettings, values, where="settings")
+
+
+def _requests(pipe: Pipeline, options: SampleOptions) -> tuple[ImageRequest, ...]:
+    """Each label and size with its seed, `count` times with consecutive seeds."""
+    combinations = max(len(options.label), len(options.size), len(options.seed))
+    seeds: Sequence[int] = options.seed or range(0, combinations * options.count, options.count)
+    requests = make_requests(
+        options.label,
+        options.size,
+        list(seeds),
+        table=pipe.labels,
+        px_per_token=pipe.px_per_token,
+        round_size=options.round_size,
+    )
+    return tuple(replace(request, seed=request.seed + i) for request in requests for i in range(options.count))
+
+
+def _weaker(pipe: Pipeline, options: SampleOptions) -> NiT | None:
+    if options.weaker is None:
+        return None
+    other = Pipeline.from_pretrained(
+        options.weaker, device=options.device, dtype=options.dtype, attention=options.attention
+    )
+    if (
+        other.labels != pipe.labels
+        or other.px_per_token != pipe.px_per_token
+        or not other.autoencoder.identity.same_as(pipe.autoencoder.identity)
+    ):
+        raise ConfigError(
+            f"{options.weaker} has other labels, tokens or autoencoder than {options.model}",
+            wanted="a weaker model of the same data",
+            fix="use an earlier or smaller model that was trained on the same dataset",
+        )
+    return other.model
+
+
+def _recipe(
+    pipe: Pipeline, settings: SamplingSettings, request: ImageRequest, options: SampleOptions
+) -> dict[str, Any]:
+    """All that is needed to make an image again."""
+    return {
+        "model": options.model,
+        "name": pipe.name,
+        "label": pipe.labels.name(request.label),
+        "label_number": request.label,
+        "size": str(request.size),
+        "seed": request.seed,
+        **to_dict(settings),
+        "weaker": options.weaker,
+        "anyres": __version__,
+        "torch": torch.__version__,
+        "device": pipe.model.device.type,
+        "dtype": str(pipe.model.compute_dtype).removeprefix("torch."),
+    }

@@ -1,0 +1,149 @@
+"""A pipeline's folder: the model's files, `pipeline.json`, `labels.json` and `autoencoder/`."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from .. import hub
+from ..config import from_dict, to_dict
+from ..devices import pick_device
+from ..errors import AnyResError, CheckpointError, ConfigError
+from ..files import make_folder, read_json, replacing, write_json
+from ..flow.path import PathName
+from ..latents.autoencoder import AutoencoderIdentity, LatentScaling
+from ..latents.loading import load_autoencoder
+from ..model.nit import NiT
+from .request import LabelTable, SamplingSettings
+
+PIPELINE, LABELS, AUTOENCODER = "pipeline.json", "labels.json", "autoencoder"
+FORMAT_VERSION = 1
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineFile:
+    """pipeline.json.
+
+    Attributes:
+        name: how metadata names the model.
+        path: the path that the network was trained on.
+        trained_side: longest side in tokens that training has seen.
+        scaling: from the network's latents to the autoencoder's.
+        autoencoder: which one it needs.
+        defaults: how to sample where a call does not say.
+        format_version: of this file.
+    """
+
+    name: str
+    path: PathName
+    trained_side: int
+    scaling: LatentScaling
+    autoencoder: AutoencoderIdentity
+    defaults: SamplingSettings
+    format_version: int = FORMAT_VERSION
+
+
+def save(pipe: Any, folder: Path) -> None:
+    """Write a pipeline's folder, whole or not at all."""
+    make_folder(folder.parent)
+    with replacing(folder) as staging:
+        staging.mkdir()
+        pipe.model.save_pretrained(staging)
+        pipe.autoencoder.save(staging / AUTOENCODER)
+        write_json(staging / LABELS, list(pipe.labels.names))
+        description = PipelineFile(
+            name=pipe.name,
+            path=pipe.path,
+            trained_side=pipe.trained_side,
+            scaling=pipe.scaling,
+            autoencoder=pipe.autoencoder.identity,
+            defaults=pipe.defaults,
+        )
+        write_json(staging / PIPELINE, to_dict(description))
+
+
+def push(pipe: Any, repo_id: str, *, private: bool) -> None:
+    """Upload a pipeline's folder to the hub."""
+    with tempfile.TemporaryDirectory() as temporary:
+        save(pipe, Path(temporary) / "pipeline")
+        hub.upload_folder(Path(temporary) / "pipeline", repo_id, private=private)
+
+
+def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: str, attention: str) -> P:
+    """Read a pipeline's folder; see `Pipeline.from_pretrained`."""
+    place = pick_device(device)
+    folder = _model_folder(hub.resolve(name, revision=revision, wanted=(*hub.WANTED_FILES, "autoencoder/*")))
+    description, labels = _read_description(folder)
+    autoencoder = load_autoencoder(str(folder / AUTOENCODER))
+    if not autoencoder.identity.same_as(description.autoencoder):
+        raise CheckpointError(
+            f"{folder / AUTOENCODER} is {autoencoder.identity.describe()}, and the model was trained on latents of "
+            f"{description.autoencoder.describe()}",
+            wanted="the autoencoder that it was trained with",
+            fix="restore the folder from a copy",
+        )
+    model = NiT.from_pretrained(folder, attention=attention)
+    expected = (autoencoder.identity.channels, len(labels))
+    if (model.config.channels, model.config.num_classes) != expected:
+        raise CheckpointError(
+            f"the model in {folder} has {model.config.channels} channels and {model.config.num_classes} classes, "
+            f"and its autoencoder and labels.json have {expected[0]} and {expected[1]}",
+            wanted="files that belong together",
+            fix="restore the folder from a copy",
+        )
+    make: Any = kind
+    return make(
+        model.to(place, _dtype(dtype, place)),
+        autoencoder.to(place),
+        LabelTable(labels),
+        description.scaling,
+        path=description.path,
+        trained_side=description.trained_side,
+        name=description.name,
+        defaults=description.defaults,
+    )
+
+
+def _model_folder(folder: Path) -> Path:
+    """The folder itself, or the model inside a training run's."""
+    if (folder / PIPELINE).is_file():
+        return folder
+    if (folder / "model" / PIPELINE).is_file():
+        return folder / "model"
+    unfinished = (folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file()
+    raise CheckpointError(
+        f"{folder} holds no pipeline: it has no {PIPELINE}"
+        + (", and this run has not saved yet" if unfinished else ""),
+        wanted="a pipeline's folder, or a training run that has saved",
+        fix="let the run reach its first checkpoint" if unfinished else "check the path",
+    )
+
+
+def _read_description(folder: Path) -> tuple[PipelineFile, tuple[str, ...]]:
+    try:
+        data = read_json(folder / PIPELINE)
+        if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{folder / PIPELINE} is not of format version {FORMAT_VERSION}",
+                wanted=f"version {FORMAT_VERSION}",
+                fix="use the version of anyres that wrote it, or a newer one",
+            )
+        labels = read_json(folder / LABELS)
+        if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+            raise ConfigError(f"{folder / LABELS} is not a list of names", wanted="a JSON list", fix="restore it")
+        return from_dict(PipelineFile, data, where=str(folder / PIPELINE)), tuple(labels)
+    except AnyResError as error:
+        raise CheckpointError(error.got, wanted=error.wanted, fix=error.fix) from error
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise ConfigError(f"got dtype {name!r}", wanted=f"auto, {', '.join(known)}", fix="use 'auto'")
+    return known[name]

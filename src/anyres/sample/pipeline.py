@@ -1,0 +1,347 @@
+"""The pipeline: network, autoencoder and labels together make images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from PIL import Image
+
+from .. import noise
+from ..devices import state_dtype
+from ..errors import NonFiniteError
+from ..flow.guidance import GuidedVelocity
+from ..flow.path import path_named
+from ..flow.solvers import euler, euler_maruyama, heun
+from ..flow.time import solver_times, stochastic_times
+from ..grid import Grid, Size, unpatchify
+from ..latents.autoencoder import Autoencoder, LatentScaling
+from ..model.nit import NiT
+from ..model.rope import RotaryScaling
+from ..packing.pack import PackLayout, PackShape
+from ..shapes import Float, Tensor
+from .request import ImageRequest, LabelTable, SamplingSettings, make_requests
+
+BUDGET = {"cpu": 4096, "mps": 4096, "cuda": 16384}  # tokens sampled together, by default
+DECODED_PX = {"cpu": 2**20, "mps": 2**21, "cuda": 2**23}  # px decoded together
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StepInfo:
+    """What a callback sees after each solver step.
+
+    Attributes:
+        step: steps done of this pack.
+        steps: of each pack.
+        pack: number of the pack, from 0.
+        packs: number of packs.
+        latents: gives the pack's images as they are now, (channels, cells high, cells wide), unscaled.
+    """
+
+    step: int
+    steps: int
+    pack: int
+    packs: int
+    latents: Callable[[], list[Tensor]]
+
+
+class Pipeline:
+    """Makes images of given labels and sizes, many in one packed pass.
+
+    Args:
+        model: the network.
+        autoencoder: decodes its latents.
+        labels: names of the classes.
+        scaling: from the network's latents to the autoencoder's.
+        path: the path that the network was trained on.
+        trained_side: the longest side in tokens that training has seen.
+        name: how metadata names the model.
+        defaults: how to sample where a call does not say.
+    """
+
+    def __init__(
+        self,
+        model: NiT,
+        autoencoder: Autoencoder,
+        labels: LabelTable,
+        scaling: LatentScaling,
+        *,
+        path: str = "linear",
+        trained_side: int,
+        name: str = "unnamed",
+        defaults: SamplingSettings | None = None,
+    ) -> None:
+        self.model, self.autoencoder, self.labels, self.scaling = model.eval(), autoencoder, labels, scaling
+        self.path, self.trained_side, self.name = path, trained_side, name
+        self.defaults = defaults or SamplingSettings()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        attention: str = "auto",
+    ) -> "Pipeline":
+        """Load a pipeline from a folder (also a training run's), a built-in name or a hub id.
+
+        Args:
+            name: what to load.
+            revision: branch, tag or commit of a hub repository.
+            device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+            dtype: of the network: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, else float32.
+            attention: the attention backend.
+
+        Raises:
+            CheckpointError: files are missing, damaged, or do not belong together.
+            ConfigError: nothing has this name.
+            BackendError: this machine lacks the device.
+        """
+        from .folder import load
+
+        return load(cls, str(name), revision=revision, device=device, dtype=dtype, attention=attention)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the pipeline's folder; it appears whole, replacing one that is there.
+
+        Raises:
+            DataError: the folder cannot be written.
+        """
+        from .folder import save
+
+        save(self, Path(folder))
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> None:
+        """Upload what `save_pretrained` writes to a hub repository, made if missing."""
+        from .folder import push
+
+        push(self, repo_id, private=private)
+
+    @property
+    def px_per_token(self) -> int:
+        """Sides of images are multiples of this many px."""
+        return self.autoencoder.identity.px_per_cell * self.model.config.patch_size
+
+    def __call__(
+        self,
+        labels: str | int | Sequence[str | int],
+        sizes: str | Size | Sequence[str | Size],
+        *,
+        seeds: int | Sequence[int] | None = None,
+        round_size: bool = False,
+        budget: int | None = None,
+        shape: PackShape | None = None,
+        weaker: NiT | None = None,
+        on_step: Callable[[StepInfo], None] | None = None,
+        **settings: Any,
+    ) -> list[Image.Image]:
+        """Make images; each depends on its own label, size, seed and the settings only.
+
+        Args:
+            labels: names or numbers; one for all, or one an image.
+            sizes: px, text as WIDTHxHEIGHT; one for all, or one an image.
+            seeds: one for all, or one an image; by default 0, 1, 2, ….
+            round_size: take the nearest size that is a multiple of a token's px.
+            budget: tokens sampled together: bounds the memory, not the result. An image that is longer goes alone.
+            shape: pad every pack to this shape; at an equal shape, images are bit-identical alone or among others.
+            weaker: autoguidance (arXiv 2406.02507): a weaker network in the null branch's place.
+            on_step: called after each step.
+            **settings: fields of `SamplingSettings` (steps, guidance, solver, …) that differ from `defaults`.
+
+        Returns:
+            The images, in the order of the request.
+
+        Raises:
+            ConfigError: an unknown label, a size that is not a multiple, or an impossible setting.
+            NonFiniteError: the network made values that are not finite.
+        """
+        requests = make_requests(
+            labels, sizes, seeds, table=self.labels, px_per_token=self.px_per_token, round_size=round_size
+        )
+        latents = self.latents(
+            requests,
+            replace(self.defaults, **settings),
+            budget=budget,
+            shape=shape,
+            weaker=weaker,
+            on_step=on_step,
+        )
+        return self.decode(latents)
+
+    def packs(self, requests: Sequence[ImageRequest], budget: int | None = None) -> list[list[ImageRequest]]:
+        """Which requests are sampled together: consecutive ones, as many as the budget of tokens holds."""
+        limit = budget or BUDGET[self.model.device.type]
+        packs: list[list[ImageRequest]] = []
+        room = 0
+        for request in requests:
+            if request.grid.tokens > room:
+                packs.append([])
+                room = limit
+            packs[-1].append(request)
+            room -= request.grid.tokens
+        return packs
+
+    @torch.no_grad()
+    def latents(
+        self,
+        requests: Sequence[ImageRequest],
+        settings: SamplingSettings,
+        *,
+        budget: int | None = None,
+        shape: PackShape | None = None,
+        weaker: NiT | None = None,
+        on_step: Callable[[StepInfo], None] | None = None,
+    ) -> list[Tensor]:
+        """The images' latents, (channels, cells high, cells wide) each, as the autoencoder takes them.
+
+        Arguments as for a call.
+        """
+        packs = self.packs(requests, budget)
+        made: list[Tensor] = []
+        for number, pack in enumerate(packs):
+
+            def report(step: int, state: Tensor, number: int = number, pack: Sequence[ImageRequest] = pack) -> None:
+                if on_step is not None:
+                    on_step(
+                        StepInfo(
+                            step=step + 1,
+                            steps=settings.steps,
+                            pack=number,
+                            packs=len(packs),
+                            latents=lambda: self._unpacked(state, pack),
+                        )
+                    )
+
+            state = self._solve(pack, settings, shape, weaker, report)
+            made += self._unpacked(state, pack)
+        for latent, request in zip(made, requests, strict=True):
+            if not bool(latent.isfinite().all()):
+                raise NonFiniteError(
+                    f"the image of label {self.labels.name(request.label)!r} at {request.size} is not finite",
+                    wanted="finite values",
+                    fix="use --dtype float32, less guidance, or another checkpoint",
+                )
+        return made
+
+    @torch.no_grad()
+    def decode(self, latents: Sequence[Float[Tensor, "channels high wide"]]) -> list[Image.Image]:
+        """Latents → images; those of equal size together, within a bound."""
+        images: dict[int, Image.Image] = {}
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, latent in enumerate(latents):
+            groups.setdefault(tuple(latent.shape), []).append(i)
+        for (_, high, wide), members in groups.items():
+            px = high * wide * self.autoencoder.identity.px_per_cell**2
+            batch = max(1, DECODED_PX[self.model.device.type] // px)
+            for start in range(0, len(members), batch):
+                part = members[start : start + batch]
+                decoded = self.autoencoder.decode(torch.stack([latents[i] for i in part]).float())
+                for i, pixels in zip(part, _to_pixels(decoded), strict=True):
+                    images[i] = Image.fromarray(pixels)
+        return [images[i] for i in range(len(latents))]
+
+    def _solve(
+        self,
+        pack: Sequence[ImageRequest],
+        settings: SamplingSettings,
+        shape: PackShape | None,
+        weaker: NiT | None,
+        report: Callable[[int, Tensor], None],
+    ) -> Float[Tensor, "tokens values"]:
+        """From noise to latents, for the images of one pack; the state holds their tokens alone, no padding."""
+        velocity = self._velocity(pack, settings, shape, weaker)
+        start = self._draw(pack, "start")
+        if settings.solver == "sde":
+            times = stochastic_times(settings.steps, settings.last_time)
+            path = path_named(self.path)
+            return euler_maruyama(velocity, start, times, lambda step: self._draw(pack, "step", step), path, report)
+        return _SOLVERS[settings.solver](velocity, start, solver_times(settings.steps), report)
+
+    def _velocity(
+        self, pack: Sequence[ImageRequest], settings: SamplingSettings, shape: PackShape | None, weaker: NiT | None
+    ) -> GuidedVelocity:
+        """The guided velocity of a pack's images; what depends on the layout alone is computed here, once."""
+        scaling = RotaryScaling(
+            mode=settings.extrapolation, trained_side=max(2, self.trained_side), decoupled=settings.decoupled
+        )
+        grids, labels = [request.grid for request in pack], [request.label for request in pack]
+        once = _Branch(self.model, grids, labels, shape, scaling)
+        if weaker is not None:
+            other = _Branch(weaker, grids, labels, shape, scaling)
+
+            def both(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+                return once(x, t), other(x, t)
+
+        else:
+            # both branches in one pack: every image a second time, with the null label
+            doubled = shape and PackShape(2 * shape.tokens, 2 * shape.images, shape.max_seqlen)
+            null = [self.model.config.null_label] * len(labels)
+            twice = _Branch(self.model, grids * 2, labels + null, doubled, scaling)
+
+            def both(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+                strong, weak = twice(torch.cat([x, x]), t).chunk(2)
+                return strong, weak
+
+        return GuidedVelocity(conditional=once, both=both, guidance=settings.guidance_config())
+
+    def _draw(self, pack: Sequence[ImageRequest], *address: noise.Address) -> Float[Tensor, "tokens values"]:
+        """Each image's noise, addressed by its own seed."""
+        values, device = self.model.config.token_values, self.model.device
+        draws = [noise.normal((request.grid.tokens, values), request.seed, *address) for request in pack]
+        return torch.cat(draws).to(device, state_dtype(device))
+
+    def _unpacked(self, state: Float[Tensor, "tokens values"], pack: Sequence[ImageRequest]) -> list[Tensor]:
+        """The state's images as maps, unscaled."""
+        maps = []
+        for tokens, request in zip(state.split([r.grid.tokens for r in pack]), pack, strict=True):
+            latent = rearrange(unpatchify(tokens.float(), request.grid, self.model.config.patch_size), "c h w -> h w c")
+            maps.append(rearrange(self.scaling.from_model(latent), "h w c -> c h w"))
+        return maps
+
+
+class _Branch:
+    """A network over one layout: (real tokens, t) → velocity of the real tokens, in the state's dtype.
+
+    Args:
+        model: the network.
+        grids: of the images.
+        labels: their class numbers.
+        shape: pad to it, or None.
+        scaling: rotary extrapolation.
+    """
+
+    def __init__(
+        self,
+        model: NiT,
+        grids: Sequence[Grid],
+        labels: Sequence[int],
+        shape: PackShape | None,
+        scaling: RotaryScaling,
+    ) -> None:
+        layout = PackLayout.from_grids(grids, shape).to(model.device)
+        self._model, self._real = model, layout.tokens
+        self._padding = layout.shape.tokens - layout.tokens
+        self._context = model.prepare(layout, scaling)
+        rows = list(labels) + [0] * (layout.shape.images - len(labels))
+        self._labels = torch.tensor(rows, device=model.device)
+
+    def __call__(self, x: Float[Tensor, "tokens values"], t: float) -> Float[Tensor, "tokens values"]:
+        """The velocity; the network runs in its own dtype."""
+        tokens = F.pad(x.to(self._model.compute_dtype), (0, 0, 0, self._padding))
+        times = torch.full((len(self._labels),), t, device=x.device, dtype=torch.float32)
+        return self._model(tokens, times, self._labels, self._context)[: self._real].to(x.dtype)
+
+
+_SOLVERS = {"euler": euler, "heun": heun}
+
+
+def _to_pixels(images: Float[Tensor, "batch 3 height width"]) -> np.ndarray:
+    """Images in [−1, 1] → (batch, height, width, 3) uint8."""
+    levels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return rearrange(levels, "b c h w -> b h w c").cpu().numpy()

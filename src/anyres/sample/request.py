@@ -1,0 +1,152 @@
+"""What is asked for: labels, sizes, seeds, and how to sample."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..config import require, suggestion
+from ..errors import ConfigError
+from ..flow.guidance import GuidanceConfig
+from ..grid import Grid, Size
+from ..model.rope import RotaryMode
+
+Solver = Literal["euler", "heun", "sde"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How to sample; shared by all images of a call.
+
+    Attributes:
+        steps: solver steps.
+        solver: "euler", "heun", or "sde" (Euler–Maruyama).
+        guidance: scale of classifier-free guidance; 1 is none.
+        guidance_low: least t at which guidance acts.
+        guidance_high: greatest t at which guidance acts.
+        last_time: of "sde": t of the last step's start, which has no noise.
+        extrapolation: how the rotary embedding treats grids larger than those of training.
+        decoupled: extrapolate each axis by its own ratio.
+    """
+
+    steps: int = 50
+    solver: Solver = "euler"
+    guidance: float = 2.25
+    guidance_low: float = 0.0
+    guidance_high: float = 0.7
+    last_time: float = 0.04
+    extrapolation: RotaryMode = "normal"
+    decoupled: bool = False
+
+    def __post_init__(self) -> None:
+        least = 2 if self.solver == "sde" else 1
+        require(self.steps >= least, f"{self.steps} steps", f"at least {least} for solver {self.solver}")
+        for name, value, known in (
+            ("solver", self.solver, Solver.__args__),
+            ("extrapolation", self.extrapolation, RotaryMode.__args__),
+        ):
+            require(
+                value in known,
+                f"{name} {value!r}",
+                f"one of {', '.join(known)}",
+                suggestion(value, known) or "use one of them",
+            )
+        require(0 < self.last_time < 1, f"last_time = {self.last_time}", "between 0 and 1")
+        self.guidance_config()  # checks scale and interval
+
+    def guidance_config(self) -> GuidanceConfig:
+        """Scale and interval."""
+        return GuidanceConfig(scale=self.guidance, low=self.guidance_low, high=self.guidance_high)
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Names of the classes; the index is the class number."""
+
+    names: tuple[str, ...]
+
+    def number(self, label: str | int) -> int:
+        """The class number of a name, or of a number, also written as text.
+
+        Raises:
+            ConfigError: there is no such class; close names are offered.
+        """
+        if isinstance(label, str):
+            if label in self.names:
+                return self.names.index(label)
+            if not label.strip().isdigit():
+                some = ", ".join(self.names[:8]) + (", …" if len(self.names) > 8 else "")
+                raise ConfigError(
+                    f"there is no label {label!r}",
+                    wanted=f"one of {some}, or a number below {len(self.names)}",
+                    fix=suggestion(label, self.names) or "see labels.json in the model's folder",
+                )
+            label = int(label)
+        if not 0 <= label < len(self.names):
+            raise ConfigError(
+                f"there is no label number {label}", wanted=f"0 to {len(self.names) - 1}", fix="use one of these"
+            )
+        return label
+
+    def name(self, number: int) -> str:
+        """The name of a class."""
+        return self.names[number]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRequest:
+    """One image to be made.
+
+    Attributes:
+        label: class number.
+        size: px.
+        grid: tokens.
+        seed: of its noise.
+    """
+
+    label: int
+    size: Size
+    grid: Grid
+    seed: int
+
+
+def make_requests(
+    labels: str | int | Sequence[str | int],
+    sizes: str | Size | Sequence[str | Size],
+    seeds: int | Sequence[int] | None,
+    *,
+    table: LabelTable,
+    px_per_token: int,
+    round_size: bool = False,
+) -> tuple[ImageRequest, ...]:
+    """One request an image, from lists of one length; a single value stands for all.
+
+    Args:
+        labels: names or numbers.
+        sizes: px; text is WIDTHxHEIGHT.
+        seeds: by default 0, 1, 2, ….
+        table: the model's classes.
+        px_per_token: px that sides must be multiples of.
+        round_size: take the nearest size that is one.
+
+    Raises:
+        ConfigError: lists of different lengths, an unknown label, or a size that is not a multiple.
+    """
+    columns = {"labels": _listed(labels), "sizes": _listed(sizes)}
+    if seeds is not None:
+        columns["seeds"] = _listed(seeds)
+    count = max(len(column) for column in columns.values())
+    for name, column in columns.items():
+        if len(column) not in (1, count) or not column:
+            found = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
+            raise ConfigError(f"got {found}", wanted="lists of one length, or single values", fix=f"change {name}")
+    spread = {name: column * count if len(column) == 1 else column for name, column in columns.items()}
+    requests = []
+    for label, size, seed in zip(spread["labels"], spread["sizes"], spread.get("seeds", range(count)), strict=True):
+        px = size if isinstance(size, Size) else Size.parse(size)
+        px = px.rounded(px_per_token) if round_size else px
+        requests.append(ImageRequest(label=table.number(label), size=px, grid=px.grid(px_per_token), seed=int(seed)))
+    return tuple(requests)
+
+
+def _listed(value) -> list:
+    return [value] if isinstance(value, str | int | Size) else list(value)

@@ -1,0 +1,145 @@
+"""PNG files with their recipe in them, and contact sheets."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+
+from ..errors import DataError
+from ..files import make_folder, replacing
+
+RECIPE_KEY = "anyres"
+SHEET = "contact-sheet.png"
+MARGIN, CAPTION, SHEET_WIDTH = 8, 16, 1400  # px
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedImages:
+    """What was written.
+
+    Attributes:
+        paths: the images, in order.
+        sheet: the contact sheet, if one was asked for.
+    """
+
+    paths: tuple[Path, ...]
+    sheet: Path | None
+
+    def __str__(self) -> str:
+        lines = [str(path) for path in self.paths]
+        return "\n".join([*lines, f"all together: {self.sheet}"] if self.sheet else lines)
+
+
+def save_images(
+    images: Sequence[Image.Image],
+    recipes: Sequence[Mapping[str, Any]],
+    folder: Path,
+    *,
+    contact_sheet: bool = True,
+    overwrite: bool = False,
+) -> SavedImages:
+    """Write images as PNG, named LABEL-WIDTHxHEIGHT-seedN.png, each with its recipe in its metadata.
+
+    Args:
+        images: RGB.
+        recipes: all that is needed to make each again; `label`, `size` and `seed` name the file.
+        folder: made if missing.
+        contact_sheet: also write one picture of all.
+        overwrite: replace files of the same name; otherwise a taken name gets a number.
+
+    Raises:
+        DataError: the folder cannot be written to, or the disk is full.
+    """
+    make_folder(folder)
+    paths = []
+    for image, recipe in zip(images, recipes, strict=True):
+        stem = f"{_slug(str(recipe['label']))}-{recipe['size']}-seed{recipe['seed']}"
+        path = _free(folder, stem, overwrite=overwrite, taken=paths)
+        _write(image, path, recipe)
+        paths.append(path)
+    sheet = None
+    if contact_sheet and len(images) > 1:
+        captions = [f"{recipe['label']} {recipe['size']}" for recipe in recipes]
+        target = _free(folder, Path(SHEET).stem, overwrite=overwrite, taken=[])
+        sheet = write_contact_sheet(images, captions, target)
+    return SavedImages(paths=tuple(paths), sheet=sheet)
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The recipe in an image's metadata.
+
+    Raises:
+        DataError: the file is missing, or was not made by this program.
+    """
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(RECIPE_KEY)
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{path} cannot be read: {error}", wanted="a PNG file", fix="check the path") from None
+    if text is None:
+        raise DataError(
+            f"{path} holds no recipe", wanted="an image made by anyres", fix="use the file as it was written"
+        )
+    return json.loads(text)
+
+
+def write_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: Path) -> Path:
+    """One picture of all images, in rows, each at its own size with a caption below.
+
+    Args:
+        images: RGB, of any sizes.
+        captions: one each.
+        path: of the PNG file.
+
+    Returns:
+        The path.
+    """
+    rows: list[list[int]] = [[]]
+    width = 0
+    for i, image in enumerate(images):
+        if rows[-1] and width + image.width + MARGIN > SHEET_WIDTH:
+            rows.append([])
+            width = 0
+        rows[-1].append(i)
+        width += image.width + MARGIN
+    heights = [max(images[i].height for i in row) + CAPTION + MARGIN for row in rows]
+    widest = max(sum(images[i].width + MARGIN for i in row) for row in rows)
+    sheet = Image.new("RGB", (widest + MARGIN, sum(heights) + MARGIN), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    top = MARGIN
+    for row, height in zip(rows, heights, strict=True):
+        left = MARGIN
+        for i in row:
+            sheet.paste(images[i], (left, top))
+            draw.text((left, top + images[i].height + 2), captions[i], fill="black", font=font)
+            left += images[i].width + MARGIN
+        top += height
+    with replacing(path) as staging:
+        sheet.save(staging, format="PNG")
+    return path
+
+
+def _write(image: Image.Image, path: Path, recipe: Mapping[str, Any]) -> None:
+    metadata = PngImagePlugin.PngInfo()
+    metadata.add_itxt(RECIPE_KEY, json.dumps(dict(recipe), ensure_ascii=False))
+    metadata.add_itxt("Description", f"{recipe['label']}, made by anyres with {recipe.get('model', 'a model')}")
+    with replacing(path) as staging:
+        image.save(staging, format="PNG", pnginfo=metadata)
+
+
+def _free(folder: Path, stem: str, *, overwrite: bool, taken: Sequence[Path]) -> Path:
+    """The path of this name, or with the first free number behind it."""
+    path, number = folder / f"{stem}.png", 1
+    while path in taken or (path.exists() and not overwrite):
+        number += 1
+        path = folder / f"{stem}-{number}.png"
+    return path
+
+
+def _slug(label: str) -> str:
+    """A label as a file name."""
+    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "image"
