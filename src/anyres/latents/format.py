@@ -159,10 +159,18 @@ class LatentDataset:
 
     def read(self, index: int, *, flipped: bool = False) -> Float[Tensor, "cells channels"]:
         """A row's latent in row-major cell order, float32, scaled as the network sees it."""
+        return self.scaling.to_model(self.read_raw(index, flipped=flipped).float())
+
+    def read_raw(self, index: int, *, flipped: bool = False) -> Float[Tensor, "cells channels"]:
+        """A row's latent as it is stored, float16, as the autoencoder gave it."""
         latents = self._map(int(self._shards[index]))["latents_flipped" if flipped else "latents"]
         start = int(self._offsets[index])
-        raw = np.array(latents[start : start + int(self.cells[index].prod())], dtype=np.float32)
-        return self.info.scaling.to_model(torch.from_numpy(raw))
+        return torch.from_numpy(np.array(latents[start : start + int(self.cells[index].prod())]))
+
+    @property
+    def scaling(self) -> LatentScaling:
+        """From stored latents to those that the network sees."""
+        return self.info.scaling
 
     def lengths(self, patch: int) -> np.ndarray:
         """Tokens of each row, int64.

@@ -179,13 +179,16 @@ def _plan_varlen(layout: PackLayout) -> Segments:
 def _plan_flex(layout: PackLayout) -> Blocks:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    image = layout.image_index
-
-    def same_image(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return image[query] == image[key]
-
-    tokens = layout.shape.tokens
-    return Blocks(create_block_mask(same_image, None, None, tokens, tokens, device=str(layout.device)))
+    image, tokens = layout.image_index, layout.shape.tokens
+    mask = create_block_mask(
+        lambda _batch, _head, query, key: image[query] == image[key],
+        None,
+        None,
+        tokens,
+        tokens,
+        device=str(layout.device),
+    )
+    return Blocks(mask)
 
 
 _PLANNERS: dict[str, Callable[[PackLayout], AttentionPlan]] = {

@@ -1,24 +1,29 @@
 """Packs of latents for training: an endless stream that can start anywhere."""
 
-import contextlib
-import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 from .. import noise
 from ..grid import Cells, patchify
+from ..latents.autoencoder import LatentScaling
 from ..shapes import Float, Tensor
 from .algorithms import Packs
 from .pack import Pack, PackLayout, PackShape
 from .plan import EpochPlanner, PackingConfig, fit_to_budget
 
-AHEAD = 4  # packs made before they are asked for
+AHEAD = 6  # packs made before they are asked for
+WORKERS = 3
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -40,8 +45,13 @@ class Latents(Protocol):
         """Name of each row's image."""
         ...
 
-    def read(self, index: int, *, flipped: bool = False) -> Tensor:
-        """The latent of a row, (cells, channels), as the network sees it."""
+    @property
+    def scaling(self) -> LatentScaling:
+        """From stored latents to those that the network sees."""
+        ...
+
+    def read_raw(self, index: int, *, flipped: bool = False) -> Tensor:
+        """The latent of a row, (cells, channels), float16, as it is stored."""
         ...
 
     def lengths(self, patch: int) -> np.ndarray:
@@ -111,7 +121,9 @@ class PackLoader:
         cells = [Cells(*self._cells[image].tolist()) for image in images]
         layout = PackLayout.from_grids([c.grid(self._patch) for c in cells], self._shape)
         parts = [self._tokens(image, c, bool(plan.flips[image])) for image, c in zip(images, cells, strict=True)]
-        latents = torch.cat(parts)
+        # scaled once a pack; a token's values are (channels, patch, patch), flattened
+        cells_of_tokens = rearrange(torch.cat(parts).float(), "t (c p) -> t p c", p=self._patch**2)
+        latents = rearrange(self._dataset.scaling.to_model(cells_of_tokens), "t p c -> t (c p)")
         labels = torch.zeros(layout.shape.images, dtype=torch.int64)
         rows = self._rows[images]
         labels[: layout.images] = torch.from_numpy(self._dataset.labels[rows].astype(np.int64))
@@ -127,42 +139,38 @@ class PackLoader:
             epoch, pack = epoch + 1, pack - inside
         return Position(epoch=epoch, pack=pack)
 
-    def stream(self, position: Position) -> Generator[Pack]:
-        """The packs from a position on, without end, made ahead in a thread that ends with the iterator."""
-        ready: queue.Queue[Pack | BaseException] = queue.Queue(AHEAD)
-        closed = threading.Event()
+    def stream(
+        self, position: Position, finish: Callable[[Pack, int], T], *, workers: int = WORKERS
+    ) -> Generator[T, None, None]:
+        """The packs from a position on, without end, made ahead in threads that end with the iterator.
 
-        def offer(item: Pack | BaseException) -> None:
-            while not closed.is_set():
-                with contextlib.suppress(queue.Full):
-                    ready.put(item, timeout=0.1)
-                    break
-
-        def work() -> None:
-            place = position
-            try:
-                while not closed.is_set():
-                    offer(self.pack(place.epoch, place.pack))
-                    place = self.advance(place, 1)
-            except BaseException as error:
-                offer(error)
-
-        thread = threading.Thread(target=work, name="packs", daemon=True)
-        thread.start()
+        Args:
+            position: the first pack.
+            finish: what to make of a pack, in the thread too, from the pack and its number in this stream.
+            workers: threads. The result does not depend on them.
+        """
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="packs")
+        waiting: deque[Future[T]] = deque()
+        place, number = position, 0
         try:
             while True:
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
+                while len(waiting) < AHEAD:
+                    if place.pack == 0 or number == 0:  # the next epoch is planned while this one runs
+                        pool.submit(self._plan, place.epoch + 1)
+                    waiting.append(pool.submit(self._finished, place, number, finish))
+                    place, number = self.advance(place, 1), number + 1
+                yield waiting.popleft().result()
         finally:
-            closed.set()
-            thread.join()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _finished(self, place: Position, number: int, finish: Callable[[Pack, int], T]) -> T:
+        return finish(self.pack(place.epoch, place.pack), number)
 
     def _tokens(self, image: int, cells: Cells, flipped: bool) -> Float[Tensor, "tokens values"]:
+        """An image's tokens, unscaled, as they are stored."""
         row = int(self._rows[image])
         own = Cells(*self._dataset.cells[row].tolist())
-        latent = self._dataset.read(row, flipped=flipped)
+        latent = self._dataset.read_raw(row, flipped=flipped)
         return patchify(latent if cells == own else _resampled(latent, own, cells), cells, self._patch)
 
     def _plan(self, epoch: int) -> "_Plan":
@@ -170,8 +178,8 @@ class PackLoader:
             if epoch not in self._plans:
                 flips = noise.generator(self._seed, "flips", epoch).random(len(self._rows)) < 0.5
                 plan = _Plan(self._planner.packs(epoch), flips & self._flip)
-                # this epoch and the one before: the consumer may lag behind the thread
-                self._plans = {old: self._plans[old] for old in self._plans if old == epoch - 1} | {epoch: plan}
+                # the neighbours stay: the consumer lags behind the threads, which plan one epoch ahead
+                self._plans = {old: self._plans[old] for old in self._plans if abs(old - epoch) <= 2} | {epoch: plan}
             return self._plans[epoch]
 
 
@@ -184,6 +192,6 @@ class _Plan:
 def _resampled(latent: Float[Tensor, "cells channels"], own: Cells, wanted: Cells) -> Float[Tensor, "cells2 channels"]:
     """A smaller latent of the same picture, by averaging cells: near what encoding the smaller picture gives."""
     # (cells, channels) → a map of (1, channels, height, width), as torch resamples it
-    as_map = latent.T.reshape(1, -1, own.height, own.width)
+    as_map = latent.float().T.reshape(1, -1, own.height, own.width)
     small = F.interpolate(as_map, (wanted.height, wanted.width), mode="bilinear", antialias=True)
-    return small[0].flatten(1).T.contiguous()
+    return small[0].flatten(1).T.contiguous().to(latent.dtype)

@@ -180,21 +180,3 @@ class Pack:
     latents: Float[Tensor, "tokens values"]
     labels: Int[Tensor, "images"]
     indices: tuple[int, ...]
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Pack":
-        """The pack with its tensors on `device`."""
-        return Pack(
-            layout=self.layout.to(device, non_blocking=non_blocking),
-            latents=self.latents.to(device, non_blocking=non_blocking),
-            labels=self.labels.to(device, non_blocking=non_blocking),
-            indices=self.indices,
-        )
-
-    def pin_memory(self) -> "Pack":
-        """The pack in page-locked memory, from where it can be moved without waiting."""
-        return Pack(
-            layout=self.layout.pin_memory(),
-            latents=self.latents.pin_memory(),
-            labels=self.labels.pin_memory(),
-            indices=self.indices,
-        )

@@ -7,7 +7,7 @@ import torch
 from ..packing.loader import PackLoader
 from .config import TrainConfig
 from .state import TrainState
-from .step import LossSums, draw, pack_loss, sum_of, to_device
+from .step import LossSums, draw, pack_loss, sum_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +32,9 @@ def held_out_loss(state: TrainState, loader: PackLoader, config: TrainConfig) ->
     tokens = images = 0
     for number in range(min(config.held_out.packs, loader.packs_in(0))):
         pack = loader.pack(0, number)
-        draws = draw(pack, config, config.seed, "held-out", number)
-        draws.labels[: pack.layout.images] = pack.labels[: pack.layout.images]  # no dropout: the conditional loss
-        pack, draws = to_device(pack, draws, state.average.device)
-        sums.append(pack_loss(state.average, pack, draws, config))
+        # no dropout: the loss given the label
+        drawn = draw(pack, config, config.seed, "held-out", number, dropout=0.0)
+        sums.append(pack_loss(state.average, drawn.to(state.average.device), config))
         tokens += pack.layout.tokens
         images += pack.layout.images
     return HeldOutLoss(

@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,7 +22,7 @@ from .config import TrainConfig
 from .folder import open_run
 from .record import Guard, Recorder
 from .state import Progress, TrainState
-from .step import backward, update
+from .step import DrawnPack, backward, draw, update
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def run(config: TrainConfig, state: TrainState, loader: PackLoader, guard: Guard
     with (
         stop_signals() as received,
         progress("train", config.steps, "step", done=state.progress.step) as bar,
-        closing(loader.stream(state.progress.position)) as packs_of_run,
+        closing(drawn_packs(config, state, loader)) as packs_of_run,
     ):
         while state.progress.step < config.steps and not received:
             packs = list(islice(packs_of_run, config.packs_per_step))
@@ -92,7 +92,19 @@ def run(config: TrainConfig, state: TrainState, loader: PackLoader, guard: Guard
     return received[0] if received else None
 
 
-def advanced(before: Progress, packs: list[Pack], loader: PackLoader) -> Progress:
+def drawn_packs(config: TrainConfig, state: TrainState, loader: PackLoader) -> Generator[DrawnPack, None, None]:
+    """The run's packs from the state's position on, with their randomness addressed by (seed, step, pack)."""
+    first, pin = state.progress.step, state.model.device.type == "cuda"
+
+    def finish(pack: Pack, number: int) -> DrawnPack:
+        step, of_step = divmod(number, config.packs_per_step)
+        drawn = draw(pack, config, config.seed, first + step, of_step, dropout=config.label_dropout)
+        return drawn.pin_memory() if pin else drawn
+
+    return loader.stream(state.progress.position, finish)
+
+
+def advanced(before: Progress, packs: list[DrawnPack], loader: PackLoader) -> Progress:
     """The progress after one more step on these packs."""
     return replace(
         before,

@@ -8,7 +8,6 @@ import torch
 from ..errors import NonFiniteError
 from ..latents.format import LatentDataset
 from ..packing.loader import PackLoader
-from ..packing.pack import Pack
 from . import checkpoint
 from .config import TrainConfig
 from .folder import RunFolder, device_name
@@ -16,7 +15,7 @@ from .held_out import held_out_loss
 from .metrics import Metrics, Throughput, peak_flops
 from .pictures import draw_pictures, pipeline_of
 from .state import Progress, TrainState
-from .step import StepOutcome
+from .step import DrawnPack, StepOutcome
 
 
 class Guard:
@@ -81,7 +80,7 @@ class Recorder:
         self._figures: dict[str, Any] = {}
         self._saved_step = state.progress.step if checkpoint.saved(folder.checkpoints) else -1
 
-    def after_step(self, packs: Sequence[Pack], outcome: StepOutcome, guard: Guard) -> dict[str, Any]:
+    def after_step(self, packs: Sequence[DrawnPack], outcome: StepOutcome, guard: Guard) -> dict[str, Any]:
         """Do what is due; returns the figures to show beside the progress bar."""
         config, step = self._config, self._state.progress.step
         lengths = [grid.tokens for pack in packs for grid in pack.layout.grids]

@@ -1,8 +1,9 @@
 """One optimizer step: addressed randomness, the loss of its packs, the update."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,7 +12,7 @@ from ..flow.loss import direction_loss, flow_loss
 from ..flow.path import path_named
 from ..flow.time import training_times
 from ..model.nit import NiT
-from ..packing.pack import Pack
+from ..packing.pack import Pack, PackLayout
 from ..shapes import Float, Int, Tensor
 from . import ema
 from .config import TrainConfig
@@ -49,22 +50,50 @@ class StepOutcome:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Draws:
-    """A pack's randomness.
+class DrawnPack:
+    """A pack with its randomness.
 
     Attributes:
-        t: time of each row.
+        layout: which token belongs to which image.
+        latents: x of each token.
         noise: ε of each token.
+        t: time of each row.
         labels: labels, some of them replaced by the null label.
     """
 
-    t: Float[Tensor, "images"]
+    layout: PackLayout
+    latents: Float[Tensor, "tokens values"]
     noise: Float[Tensor, "tokens values"]
+    t: Float[Tensor, "images"]
     labels: Int[Tensor, "images"]
 
+    def to(self, device: torch.device) -> "DrawnPack":
+        """The pack on the device, without waiting for it."""
+        return self._each(lambda part: part.to(device, non_blocking=True))
 
-def draw(pack: Pack, config: TrainConfig, *address: noise.Address) -> Draws:
-    """The randomness of a pack, addressed, on the host; padding gets zero noise and t = 0.5."""
+    def pin_memory(self) -> "DrawnPack":
+        """The pack in page-locked memory, which is what lets copies run beside the previous step."""
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, change: Callable[[Any], Any]) -> "DrawnPack":
+        return DrawnPack(
+            layout=change(self.layout),
+            latents=change(self.latents),
+            noise=change(self.noise),
+            t=change(self.t),
+            labels=change(self.labels),
+        )
+
+
+def draw(pack: Pack, config: TrainConfig, *address: noise.Address, dropout: float) -> DrawnPack:
+    """Draw a pack's randomness, addressed, on the host; padding gets zero noise and t = 0.5.
+
+    Args:
+        pack: the images.
+        config: how t is drawn.
+        address: of the draws.
+        dropout: probability that an image's label is replaced by the null label.
+    """
     layout = pack.layout
     real = (layout.tokens, config.model.token_values)
     t = torch.full((layout.shape.images,), 0.5)
@@ -72,24 +101,24 @@ def draw(pack: Pack, config: TrainConfig, *address: noise.Address) -> Draws:
     epsilon = torch.zeros(layout.shape.tokens, config.model.token_values)
     epsilon[: layout.tokens] = noise.normal(real, *address, "noise")
     labels = pack.labels.clone()
-    dropped = noise.uniform((layout.images,), *address, "label") < config.label_dropout
+    dropped = noise.uniform((layout.images,), *address, "label") < dropout
     labels[: layout.images][dropped] = config.model.null_label
-    return Draws(t=t, noise=epsilon, labels=labels)
+    return DrawnPack(layout=layout, latents=pack.latents, noise=epsilon, t=t, labels=labels)
 
 
-def pack_loss(model: NiT, pack: Pack, draws: Draws, config: TrainConfig) -> LossSums:
+def pack_loss(model: NiT, pack: DrawnPack, config: TrainConfig) -> LossSums:
     """The losses of a pack, summed over its real tokens; everything on the model's device."""
     layout = pack.layout
-    point = path_named(config.path).sample(pack.latents, draws.noise, draws.t[layout.image_index])
+    point = path_named(config.path).sample(pack.latents, pack.noise, pack.t[layout.image_index])
     with autocast(config, layout.device):
-        velocity = model(point.x_t, draws.t, draws.labels, layout)
+        velocity = model(point.x_t, pack.t, pack.labels, layout)
     real = layout.is_real()
     flow = (flow_loss(velocity, point.velocity) * real).sum()
     direction = (direction_loss(velocity, point.velocity, config.model.patch_size**2) * real).sum()
     return LossSums(total=flow + config.direction_weight * direction, flow=flow.detach(), direction=direction.detach())
 
 
-def backward(state: TrainState, packs: Sequence[Pack], config: TrainConfig) -> LossSums:
+def backward(state: TrainState, packs: Sequence[DrawnPack], config: TrainConfig) -> LossSums:
     """The gradient of the global sum over the global count of real tokens of consecutive packs, left in the weights.
 
     Returns:
@@ -98,10 +127,8 @@ def backward(state: TrainState, packs: Sequence[Pack], config: TrainConfig) -> L
     tokens = sum(pack.layout.tokens for pack in packs)
     state.optimizer.zero_grad(set_to_none=True)
     sums: list[LossSums] = []
-    for i, pack in enumerate(packs):
-        draws = draw(pack, config, config.seed, state.progress.step, i)
-        pack, draws = to_device(pack, draws, state.model.device)
-        sums.append(pack_loss(state.model, pack, draws, config))
+    for pack in packs:
+        sums.append(pack_loss(state.model, pack.to(state.model.device), config))
         (sums[-1].total / tokens).backward()
     return LossSums(
         total=sum_of(part.total.detach() for part in sums) / tokens,
@@ -124,15 +151,6 @@ def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcom
     state.optimizer.step()
     ema.update(state.average, state.model, ema.decay_at(number, config.ema), finite)
     return StepOutcome(loss=loss, gradient_norm=norm, finite=finite)
-
-
-def to_device(pack: Pack, draws: Draws, device: torch.device) -> tuple[Pack, Draws]:
-    """A pack and its randomness on the device."""
-    if device.type == "cuda":  # page-locked memory is what lets the copies run beside the previous step
-        pack = pack.pin_memory()
-        draws = Draws(t=draws.t.pin_memory(), noise=draws.noise.pin_memory(), labels=draws.labels.pin_memory())
-    moved = {name: getattr(draws, name).to(device, non_blocking=True) for name in ("t", "noise", "labels")}
-    return pack.to(device, non_blocking=True), Draws(**moved)
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager:

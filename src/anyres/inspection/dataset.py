@@ -1,0 +1,111 @@
+"""A dataset in numbers: sizes, shapes, labels, and how it packs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..latents.format import LatentDataset
+from ..packing.plan import Algorithm, PackingConfig, PackingReport, report
+
+SHAPES = (("tall, 1:2 or more", 0.0, 0.5), ("tall", 0.5, 0.8), ("near-square", 0.8, 1.25), ("wide", 1.25, 2.0),
+          ("wide, 2:1 or more", 2.0, np.inf))  # fmt: skip
+ALGORITHMS: tuple[Algorithm, ...] = ("shuffled_best_fit", "lpfhp")
+DEFAULT_BUDGETS = (1024, 4096, 16384, 65536)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetReport:
+    """What `anyres inspect DATA` says.
+
+    Attributes:
+        dataset: the dataset.
+        tokens: of each row.
+        patch: cells a side of a token.
+        packings: at several budgets, by each algorithm.
+    """
+
+    dataset: LatentDataset
+    tokens: np.ndarray
+    patch: int
+    packings: tuple[PackingReport, ...]
+
+    def __str__(self) -> str:
+        return "\n\n".join([self._overview(), self._shapes(), self._labels(), self._packing()])
+
+    def _overview(self) -> str:
+        info, px = self.dataset.info, self.dataset.image_px
+        area = np.sqrt(px.prod(axis=1, dtype=np.int64))
+        quantiles = np.quantile(area, [0, 0.05, 0.5, 0.95, 1]).round().astype(int)
+        cells = self.dataset.cells.prod(axis=1, dtype=np.int64)
+        return _table(
+            [
+                ("images", f"{info.images:,}", f"{info.rows:,} rows: {', '.join(info.variants)}"),
+                ("labels", f"{len(info.labels):,}", ""),
+                ("rejected", f"{info.rejected:,}", "listed in rejected.csv" if info.rejected else ""),
+                ("autoencoder", info.autoencoder.describe(), f"{info.autoencoder.px_per_cell} px a cell"),
+                ("quality", f"{info.reconstruction_psnr:.2f} dB", f"mean of {info.reconstruction_images} images"),
+                ("side of the square of equal area, px", " ".join(map(str, quantiles)), "least, 5%, median, 95%, most"),
+                ("cells", f"{cells.sum():,}", f"{cells.mean():.0f} an image"),
+                ("tokens", f"{self.tokens.sum():,}", f"{self.tokens.mean():.0f} an image, at patch {self.patch}"),
+            ]
+        )
+
+    def _shapes(self) -> str:
+        ratio = self.dataset.image_px[:, 1] / self.dataset.image_px[:, 0]
+        rows = [("shape (width : height)", "rows", "share")]
+        for name, low, high in SHAPES:
+            count = int(((ratio >= low) & (ratio < high)).sum())
+            rows.append((name, f"{count:,}", f"{count / len(ratio):.1%}"))
+        return _table(rows)
+
+    def _labels(self) -> str:
+        counts = np.bincount(self.dataset.labels, minlength=len(self.dataset.info.labels))
+        order = np.argsort(-counts, kind="stable")
+        rows = [("label", "rows", "share")]
+        rows += [(self.dataset.info.labels[i], f"{counts[i]:,}", f"{counts[i] / counts.sum():.1%}") for i in order[:30]]
+        if len(order) > 30:
+            rows.append((f"… and {len(order) - 30} more", f"{counts[order[30:]].sum():,}", ""))
+        return _table(rows)
+
+    def _packing(self) -> str:
+        rows = [("budget", "algorithm", "packs", "full", "one size only", "images a pack", "too long")]
+        rows += [
+            (
+                f"{p.budget:,}",
+                p.algorithm,
+                f"{p.packs:,}",
+                f"{p.efficiency:.2%}",
+                f"{p.one_size_share:.1%}",
+                f"{p.images_per_pack:.1f} ± {p.images_per_pack_std:.1f}",
+                f"{p.shrunk:,}" if p.shrunk else "",
+            )
+            for p in self.packings
+        ]
+        return _table(rows)
+
+
+def dataset_report(dataset: LatentDataset, patch: int, budgets: tuple[int, ...]) -> DatasetReport:
+    """Measure a dataset.
+
+    Args:
+        dataset: what to look at.
+        patch: cells a side of a token.
+        budgets: tokens; where empty, those of `DEFAULT_BUDGETS` that the longest image fits, or its own length.
+
+    Raises:
+        DataError: the patch does not divide an image.
+    """
+    tokens = dataset.lengths(patch)
+    chosen = budgets or tuple(b for b in DEFAULT_BUDGETS if b >= tokens.max()) or (int(tokens.max()),)
+    packings = tuple(
+        report(tokens, PackingConfig(budget=budget, algorithm=algorithm))
+        for budget in chosen
+        for algorithm in ALGORITHMS
+    )
+    return DatasetReport(dataset=dataset, tokens=tokens, patch=patch, packings=packings)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    """Columns padded to their widest entry."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

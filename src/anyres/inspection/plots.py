@@ -1,0 +1,106 @@
+"""PNG plots of what `anyres inspect` finds."""
+
+import importlib.util
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import BackendError
+from ..files import make_folder, replacing
+from .attention import PackAttention
+from .dataset import DatasetReport
+
+
+def plot_dataset(report: DatasetReport, folder: Path) -> list[Path]:
+    """Sizes, shapes, labels and packing; returns the files.
+
+    Raises:
+        BackendError: matplotlib is not installed.
+        DataError: the folder cannot be written to.
+    """
+    make_folder(folder)
+    return [_sizes(report, folder), _labels(report, folder), _packing(report, folder)]
+
+
+def plot_attention(attention: PackAttention, titles: list[str], folder: Path) -> Path:
+    """The first, middle and last block's attention, images' borders drawn; returns the file."""
+    make_folder(folder)
+    blocks = len(attention.weights)
+    chosen = sorted({0, blocks // 2, blocks - 1})
+    figure, axes = _figure(1, len(chosen), width=4.6, height=4.8)
+    bounds = attention.layout.cu_seqlens.tolist()
+    for axis, block in zip(axes, chosen, strict=True):
+        # the root shows weak weights beside strong ones
+        axis.imshow(attention.weights[block].sqrt().numpy(), cmap="magma", interpolation="nearest")
+        for bound in bounds[1:-1]:
+            axis.axhline(bound - 0.5, color="white", linewidth=0.6)
+            axis.axvline(bound - 0.5, color="white", linewidth=0.6)
+        centres = [(a + b) / 2 for a, b in pairwise(bounds)]
+        axis.set_xticks(centres, titles)
+        axis.set_yticks(centres, titles, rotation=90, va="center")
+        axis.set_title(f"block {block + 1} of {blocks}")
+        axis.set_xlabel("token looked at")
+    axes[0].set_ylabel("token looking")
+    figure.suptitle(f"√attention, mean over heads; most given to another image: {attention.outside:.1g}")
+    return _save(figure, folder / "attention.png")
+
+
+def _sizes(report: DatasetReport, folder: Path) -> Path:
+    figure, (left, right) = _figure(1, 2, width=5.2, height=4.2)
+    height, width = report.dataset.image_px.T
+    left.scatter(width, height, s=4, alpha=0.3, linewidths=0)
+    left.set(xlabel="width, px", ylabel="height, px", title=f"sizes of {len(width):,} rows")
+    left.set_aspect("equal", "box")
+    right.hist(np.log2(width / height), bins=40)
+    ticks = np.arange(-2, 3)
+    right.set_xticks(ticks, [f"{2**t}:1" if t > 0 else f"1:{2**-t}" for t in ticks.tolist()])
+    right.set(xlabel="width : height", ylabel="rows", title="shapes")
+    return _save(figure, folder / "sizes.png")
+
+
+def _labels(report: DatasetReport, folder: Path) -> Path:
+    names = report.dataset.info.labels
+    counts = np.bincount(report.dataset.labels, minlength=len(names))
+    order = np.argsort(counts)[-40:]
+    figure, axes = _figure(1, 1, width=6.4, height=1.2 + 0.2 * len(order))
+    axes[0].barh([names[i] for i in order], counts[order])
+    axes[0].set(xlabel="rows", title="labels" if len(order) == len(names) else "the 40 most frequent labels")
+    return _save(figure, folder / "labels.png")
+
+
+def _packing(report: DatasetReport, folder: Path) -> Path:
+    figure, (left, right) = _figure(1, 2, width=5.2, height=4.0)
+    for algorithm in sorted({p.algorithm for p in report.packings}):
+        chosen = [p for p in report.packings if p.algorithm == algorithm]
+        budgets = [p.budget for p in chosen]
+        left.plot(budgets, [100 * (1 - p.efficiency) for p in chosen], marker="o", label=algorithm)
+        right.plot(budgets, [100 * p.one_size_share for p in chosen], marker="o", label=algorithm)
+    left.set(xlabel="budget, tokens", ylabel="%", title="room left empty")
+    right.set(xlabel="budget, tokens", ylabel="%", title="packs of one size only")
+    for axis in (left, right):
+        axis.set_xscale("log", base=2)
+        axis.set_ylim(bottom=0)
+        axis.legend()
+    return _save(figure, folder / "packing.png")
+
+
+def _figure(rows: int, columns: int, *, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure without a display, and its axes in order; inches an axis."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise BackendError(
+            "plots need matplotlib, which is not installed",
+            wanted="the extra [plot]",
+            fix="pip install 'anyres[plot]'",
+        )
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=110)
+    return figure, list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
+
+
+def _save(figure: Any, path: Path) -> Path:
+    with replacing(path) as staging:
+        figure.savefig(staging, format="png")
+    return path
