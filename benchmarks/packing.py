@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/packing.py [--images N] [--out FILE]
 
-Lengths are made like ImageNet's at 32 px a token: native sizes log-normal around 480 × 375 px, and for the three-variant
-mix a third each of native, 256² px (64 tokens) and 512² px (256 tokens) crops.
+Lengths are made like ImageNet's at 32 px a token: native sizes log-normal around 480 × 375 px, and for the
+three-variant mix a third each of native, 256² px (64 tokens) and 512² px (256 tokens) crops.
 """
 
 import argparse

@@ -1,18 +1,41 @@
-"""Shapes and types of every call are checked while the tests run (jaxtyping + beartype)."""
+"""Shapes and types of every call are checked while the tests run (jaxtyping + beartype).
+
+`pytest --no-float64` runs the tests as on a device without float64: whatever makes such a tensor fails, except in tests
+marked `float64`.
+"""
+
+from collections.abc import Iterator
 
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
+from tests.float64 import forbid_float64
+
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int where a float is asked for is fine
 install_import_hook("anyres", "tests.conftest.check_types")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-float64", action="store_true", help="run as on a device without float64")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     devices = torch.cuda.device_count()
     for item in items:
         if item.get_closest_marker("gpu") and devices < 1:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
         if item.get_closest_marker("multi_gpu") and devices < 2:
             item.add_marker(pytest.mark.skip(reason="needs two CUDA devices"))
+        if item.get_closest_marker("float64") and config.getoption("--no-float64"):
+            item.add_marker(pytest.mark.skip(reason="uses float64"))
+
+
+@pytest.fixture(autouse=True)
+def _device_without_float64(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    if not request.config.getoption("--no-float64"):
+        yield
+        return
+    with forbid_float64(monkeypatch):
+        yield

@@ -4,6 +4,8 @@
 """
 
 import logging
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -55,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AnyResError as error:
         print(f"anyres {command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print(f"anyres {command}: interrupted", file=sys.stderr)
         return 130
@@ -117,10 +122,9 @@ def _sample(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from .recipes.command import TrainOptions, default_options, report
+    from .recipes.command import options_parser, report
 
-    defaults = default_options(arguments)
-    options = _parse(TrainOptions, "train", arguments, TRAIN_DESCRIPTION, default=defaults)
+    options = _parse(options_parser(arguments), "train", arguments, TRAIN_DESCRIPTION)
     from .train.loop import train
 
     finished = train(options.config, options.data, options.out, device=options.device)

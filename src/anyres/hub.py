@@ -25,13 +25,13 @@ def resolve(name: str, *, revision: str | None = None, wanted: Sequence[str] = W
         DataError: the hub cannot be reached, or has no such repository.
     """
     path = Path(name).expanduser()
-    if path.exists():
+    if name.strip() and path.exists():  # Path("") would be the working folder
         return path
-    if (MODELS / name).is_dir() and "/" not in name:
+    known = built_in()
+    if name in known:
         return MODELS / name
     if name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/"):
         return _download(name, revision, wanted)
-    known = built_in()
     raise ConfigError(
         f"nothing is named {name!r}: there is no such path"
         + (f", and the models in the box are {', '.join(known)}" if known else ""),
@@ -52,15 +52,14 @@ def upload_folder(folder: Path, repo_id: str, *, private: bool = False) -> None:
         DataError: the hub cannot be reached, or refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
         api.upload_folder(folder_path=str(folder), repo_id=repo_id)
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # its transport, and with it the kinds of error, differ between versions
         raise DataError(
-            f"cannot upload to {repo_id!r}: {error}",
+            f"cannot upload to {repo_id!r}: {_first_line(error)}",
             wanted="a connection to the hub, and the right to write there",
             fix="log in with `hf auth login`, and check the repository's name",
         ) from error
@@ -68,13 +67,16 @@ def upload_folder(folder: Path, repo_id: str, *, private: bool = False) -> None:
 
 def _download(repo_id: str, revision: str | None, wanted: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(wanted)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # its transport, and with it the kinds of error, differ between versions
         raise DataError(
-            f"cannot download {repo_id!r} from the hub: {str(error).splitlines()[0]}",
+            f"cannot download {repo_id!r} from the hub: {_first_line(error)}",
             wanted="an existing repository, and a connection to it",
             fix="check the name and the connection, or pass a local folder",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or repr(error)).splitlines()[0]

@@ -15,7 +15,14 @@ from tests.model.helpers import random_model, small_config
 pytestmark = pytest.mark.gpu
 
 GRIDS = [Grid(3, 5), Grid(16, 16), Grid(1, 1), Grid(9, 31)]
-CASES = [("varlen", torch.bfloat16), ("varlen", torch.float16), ("flex", torch.bfloat16), ("flex", torch.float32), ("sdpa", torch.bfloat16), ("sdpa", torch.float32)]  # fmt: skip
+CASES = [
+    ("varlen", torch.bfloat16),
+    ("varlen", torch.float16),
+    ("flex", torch.bfloat16),
+    ("flex", torch.float32),
+    ("sdpa", torch.bfloat16),
+    ("sdpa", torch.float32),
+]
 cases = pytest.mark.parametrize(("backend", "dtype"), CASES)
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-3, torch.bfloat16: 1.5e-2}
 

@@ -51,8 +51,8 @@ class AutoencoderIdentity:
 
     Attributes:
         kind: its class, such as "AutoencoderDC".
-        name: the folder or hub id that it was loaded from.
-        revision: the hub's, if one was asked for.
+        name: the folder (absolute) or hub id that it was loaded from.
+        revision: the hub repository's commit.
         fingerprint: the start of a hash over its weights.
         channels: channels of a cell.
         px_per_cell: px a side of a cell.

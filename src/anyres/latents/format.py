@@ -10,22 +10,19 @@ An image is one contiguous slice of a shard, its cells in row-major order.
 """
 
 import hashlib
-import json
-import struct
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from ..config import from_dict
+from ..config import from_dict, require
 from ..errors import AnyResError, CheckpointError, DataError
 from ..files import read_json
 from ..shapes import Float, Tensor
 from .autoencoder import Autoencoder, AutoencoderIdentity, LatentScaling
 from .loading import load_autoencoder
+from .shards import Shard, map_shard
 
 FORMAT_VERSION = 1
 INFO, MANIFEST_FILE, REJECTED, AUTOENCODER = "dataset.json", "manifest.parquet", "rejected.csv", "autoencoder"
@@ -105,7 +102,7 @@ class LatentDataset:
         self.original_px = np.stack([self._numbers("original_height"), self._numbers("original_width")], axis=1)
         self._shards, self._offsets = self._numbers("shard"), self._numbers("cell_offset")
         self._text: dict[str, tuple[str, ...]] = {}
-        self._map = lru_cache(maxsize=None)(lambda shard: map_shard(path / SHARD.format(shard)))
+        self._maps: dict[int, Shard] = {}
 
     @classmethod
     def open(cls, path: str | Path) -> "LatentDataset":
@@ -163,9 +160,10 @@ class LatentDataset:
 
     def read_raw(self, index: int, *, flipped: bool = False) -> Float[Tensor, "cells channels"]:
         """A row's latent as it is stored, float16, as the autoencoder gave it."""
-        latents = self._map(int(self._shards[index]))["latents_flipped" if flipped else "latents"]
+        shard = self._shard(int(self._shards[index]))
         start = int(self._offsets[index])
-        return torch.from_numpy(np.array(latents[start : start + int(self.cells[index].prod())]))
+        # a copy: the map is the file's
+        return (shard.flipped if flipped else shard.latents)[start : start + int(self.cells[index].prod())].clone()
 
     @property
     def scaling(self) -> LatentScaling:
@@ -193,7 +191,11 @@ class LatentDataset:
         """True for the rows of about this share of the images, chosen by their content alone.
 
         All variants of an image fall on one side, and so do copies of it; other images do not change the choice.
+
+        Raises:
+            ConfigError: the share is not in [0, 1].
         """
+        require(0 <= share <= 1, f"a held-out share of {share}", "a share between 0 and 1")
         chosen = {name: _fraction(name) < share for name in set(self.content_hashes)}
         return np.array([chosen[name] for name in self.content_hashes], dtype=bool)
 
@@ -202,6 +204,7 @@ class LatentDataset:
 
         Raises:
             CheckpointError: it cannot be loaded, or what has its name now is another one.
+            ConfigError, DataError: nothing has its name any more; see `hub.resolve`.
         """
         own = self.path / AUTOENCODER
         identity = self.info.autoencoder
@@ -223,44 +226,25 @@ class LatentDataset:
             self._text[column] = tuple(self._table.column(column).to_pylist())
         return self._text[column]
 
+    def _shard(self, number: int) -> Shard:
+        # two threads may both map a shard; either map serves
+        if number not in self._maps:
+            path = self.path / SHARD.format(number)
+            self._maps[number] = map_shard(path, self.info.autoencoder.channels)
+        return self._maps[number]
+
     def _check_shards(self) -> None:
-        ends = self._offsets + self.cells.prod(axis=1, dtype=np.int64)
-        for shard in np.unique(self._shards).tolist():
-            has = len(self._map(shard)["latents"])
-            wants = int(ends[self._shards == shard].max())
-            if has < wants:
+        numbers, which = np.unique(self._shards, return_inverse=True)
+        wanted = np.zeros(len(numbers), dtype=np.int64)
+        np.maximum.at(wanted, which, self._offsets + self.cells.prod(axis=1, dtype=np.int64))
+        for number, wants in zip(numbers.tolist(), wanted.tolist(), strict=True):
+            has = len(self._shard(number).latents)
+            if has != wants:
                 raise DataError(
-                    f"{self.path / SHARD.format(shard)} has {has} cells, and the manifest wants {wants}",
+                    f"{self.path / SHARD.format(number)} has {has} cells, and the manifest wants {wants}",
                     wanted="files of one preparation",
                     fix="run anyres prepare again into a new folder",
                 )
-
-
-def map_shard(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a shard, memory-mapped.
-
-    Raises:
-        DataError: it is missing or truncated.
-    """
-    try:
-        with path.open("rb") as file:
-            (header_size,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(header_size))
-        arrays = {}
-        for name in ("latents", "latents_flipped"):
-            start, end = header[name]["data_offsets"]
-            if 8 + header_size + end > path.stat().st_size:
-                raise ValueError("it is shorter than its header says")  # noqa: TRY301
-            arrays[name] = np.memmap(
-                path, dtype=np.float16, mode="r", offset=8 + header_size + start, shape=tuple(header[name]["shape"])
-            )
-    except (OSError, ValueError, KeyError, struct.error) as error:
-        raise DataError(
-            f"shard {path} cannot be read: {error}",
-            wanted="the whole file that anyres prepare wrote",
-            fix="restore it from a copy, or prepare the images again into a new folder",
-        ) from error
-    return arrays
 
 
 def _read_info(path: Path) -> DatasetInfo:

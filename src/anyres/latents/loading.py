@@ -18,7 +18,7 @@ def load_autoencoder(name: str, *, revision: str | None = None) -> Autoencoder:
 
     Args:
         name: a folder, or a hub id. Its `config.json` says what it is.
-        revision: the hub's.
+        revision: branch, tag or commit of a hub repository.
 
     Raises:
         CheckpointError: files are missing or damaged, or its kind is not known.
@@ -26,6 +26,8 @@ def load_autoencoder(name: str, *, revision: str | None = None) -> Autoencoder:
     """
     folder = hub.resolve(name, revision=revision)
     kind = _kind(folder)
+    # another working folder, or a branch that moves on, must not change what these name
+    name, revision = (str(folder.resolve()), None) if Path(name).exists() else (name, _commit(folder))
     if kind not in _LOADERS:
         raise CheckpointError(
             f"{folder} holds a {kind!r}",
@@ -56,6 +58,11 @@ def _kind(folder: Path) -> str:
     return str(config.get("_class_name")) if isinstance(config, dict) else str(config)
 
 
+def _commit(folder: Path) -> str | None:
+    """The commit that a hub download is of: huggingface_hub keeps it in snapshots/COMMIT."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def _patch_pca(folder: Path, _name: str, _revision: str | None) -> PatchPCA:
     from safetensors.torch import load_file
 
@@ -67,9 +74,14 @@ def _diffusers(class_name: str, wrapper: type[DiffusersAutoencoder]) -> Callable
     def load(folder: Path, name: str, revision: str | None) -> DiffusersAutoencoder:
         import diffusers
 
-        network = getattr(diffusers, class_name).from_pretrained(
-            folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False
+        network, found = getattr(diffusers, class_name).from_pretrained(
+            folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
         )
+        # diffusers would leave missing weights at random values, with a warning
+        kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+        wrong = [f"{kind}: {list(found[kind])[:3]}" for kind in kinds if found[kind]]
+        if wrong:
+            raise ValueError(f"its weights do not fit its config.json ({'; '.join(wrong)})")
         return wrapper(network, name=name, revision=revision)
 
     return load

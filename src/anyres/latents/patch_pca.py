@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from .. import noise
 from ..errors import ConfigError, DataError
 from ..files import make_folder, replacing, write_json
 from ..shapes import Float, Tensor
@@ -19,6 +20,7 @@ from .autoencoder import AutoencoderIdentity, LatentScaling, fingerprint
 
 WEIGHTS = "model.safetensors"
 PATCH, CHANNELS = 8, 32  # px a cell, directions kept
+FIT_PATCHES = 4096  # patches of an image that the fit sees, at most
 
 
 class PatchPCA:
@@ -52,7 +54,8 @@ class PatchPCA:
         """Fit to images.
 
         Args:
-            images: (3, height, width) each, in [−1, 1], sides multiples of `patch` px; read once, not kept.
+            images: (3, height, width) each, in [−1, 1], sides multiples of `patch` px; read once, not kept. Of a large
+                image some patches are taken, at random.
             patch: px a side of a cell.
             channels: directions kept.
 
@@ -66,8 +69,12 @@ class PatchPCA:
                 f"got {channels} channels for patches of {patch} px", wanted=f"1 to {values}", fix="ask for fewer"
             )
         total, product, count = torch.zeros(values).double(), torch.zeros(values, values).double(), 0
-        for image in images:
-            rows = _patches(image[None].double(), patch).flatten(0, 2)
+        for number, image in enumerate(images):
+            rows = _patches(image[None], patch).flatten(0, 2)
+            if len(rows) > FIT_PATCHES:
+                chosen = noise.generator("PatchPCA.fit", number).permutation(len(rows))[:FIT_PATCHES]
+                rows = rows[torch.from_numpy(chosen)]
+            rows = rows.double()
             total += rows.sum(0)
             product += rows.T @ rows
             count += len(rows)
@@ -92,9 +99,10 @@ class PatchPCA:
 
         Whitening whole would make the finest channel, which the eye hardly sees, as loud as the brightness.
         """
-        root = self.spread.double().sqrt()
+        spread = self.spread.cpu().double()  # not every device has float64
+        root = spread.sqrt()
         # the scaled variance of a channel is its spread
-        factor = 1 / (root * self.spread.double().mean().sqrt())
+        factor = 1 / (root * spread.mean().sqrt())
         return LatentScaling(shift=(0.0,) * len(root), factor=tuple(factor.tolist()))
 
     @torch.no_grad()
@@ -112,7 +120,8 @@ class PatchPCA:
         """Write `config.json` and `model.safetensors`."""
         make_folder(folder)
         with replacing(folder / WEIGHTS) as staging:
-            save_file({name: value.cpu().contiguous() for name, value in self._state().items()}, staging)
+            # through bytes: the library's own writing reports a full disk as an error of another kind
+            staging.write_bytes(save({name: value.cpu().contiguous() for name, value in self._state().items()}))
         write_json(
             folder / "config.json",
             {"_class_name": "PatchPCA", "patch": self.patch, "channels": self.identity.channels},

@@ -1,14 +1,15 @@
 """Writing a dataset of latents in parts, so that a kill at any instant loses and doubles nothing.
 
-A part is one shard and one journal entry, `.parts/part-NNNNN.json`, which is written after the shard: what has an entry
-is done, what has none is done again. The manifest and then dataset.json follow when no input is left.
+A part is one shard and one journal entry, `.parts/part-NNNNN.parquet`, which is written after the shard: what has an
+entry is done, what has none is done again. The manifest and then dataset.json follow when no input is left.
 """
 
 import csv
+import fcntl
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -16,106 +17,99 @@ import numpy as np
 from ..config import from_dict, to_dict
 from ..errors import DataError
 from ..files import make_folder, read_json, remove_leftovers, replacing, write_json
-from .format import INFO, MANIFEST, MANIFEST_FILE, REJECTED, SHARD, DatasetInfo, Variant
+from .format import INFO, MANIFEST, MANIFEST_FILE, REJECTED, SHARD, DatasetInfo
+from .journal import COLUMNS, Part, Rejected, Row, read_part, write_part
+from .shards import write_shard
 
 PARTS = ".parts"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A manifest row to be; label by name, place in the shard not yet known.
-
-    Attributes:
-        source: path relative to the images' folder.
-        label: the class's name.
-        original: (height, width) of the file, px, upright.
-        image: (height, width) that was encoded, px.
-        cells: (height, width) of the latent.
-        variant: native or a square crop.
-        content_hash: of the file.
-        psnr: dB between the image and its decoded latent, where measured.
-    """
-
-    source: str
-    label: str
-    original: tuple[int, int]
-    image: tuple[int, int]
-    cells: tuple[int, int]
-    variant: Variant
-    content_hash: str
-    psnr: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """An input that could not be used.
-
-    Attributes:
-        source: path relative to the images' folder.
-        reason: in words.
-        stamp: size and time of the file; a changed file is tried again.
-    """
-
-    source: str
-    reason: str
-    stamp: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A journal entry.
-
-    Attributes:
-        shard: number of the shard.
-        rows: its rows in order; their latents lie one after another.
-        rejected: inputs of this part that could not be used.
-        cells: cells of the shard, over which the sums run.
-        channel_sum: sum of each channel over the latents, unscaled and not flipped.
-        channel_square_sum: sum of squares likewise.
-    """
-
-    shard: int
-    rows: tuple[Row, ...]
-    rejected: tuple[Rejected, ...]
-    cells: int
-    channel_sum: tuple[float, ...]
-    channel_square_sum: tuple[float, ...]
+SETTINGS = "settings.json"
 
 
 class DatasetWriter:
-    """Writes a dataset's parts.
+    """Writes a dataset's parts. Use it in a `with` statement: it holds a lock on the folder.
 
     Args:
         folder: the dataset's; made if missing.
-        settings: what every part must agree in, as JSON values; a folder begun with others is refused.
 
     Raises:
-        DataError: the folder cannot be written to, holds something else, or was begun with other settings.
+        DataError: the folder cannot be written to, holds something else, or another process is writing to it.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self._parts = folder, folder / PARTS
-        if folder.is_dir() and any(folder.iterdir()) and not self._parts.is_dir():
-            raise DataError(
-                f"{folder} is not empty and is not a dataset",
-                wanted="a new folder, or one begun by anyres prepare",
-                fix="choose another --out",
-            )
+        if folder.is_dir() and not self._parts.is_dir():
+            others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+            if others:
+                raise DataError(
+                    f"{folder} is not empty and was not begun by anyres prepare: it holds {', '.join(others[:3])}",
+                    wanted="a new folder, or one begun by anyres prepare",
+                    fix="choose another --out",
+                )
         make_folder(self._parts)
+        self._lock = (self._parts / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise DataError(
+                f"another process is preparing {folder}", wanted="one at a time", fix="wait until it is done"
+            ) from None
         remove_leftovers(folder)
         remove_leftovers(self._parts)
-        self._check_settings(settings)
-        self.parts = [
-            from_dict(Part, read_json(path), where=str(path)) for path in sorted(self._parts.glob("part-*.json"))
+        self.parts: list[Part] = []
+        self._tables: list[Any] = []  # the rows of each part, columnar: there may be millions
+        for path in sorted(self._parts.glob("part-*.parquet")):
+            part, table = read_part(path)
+            self.parts.append(part)
+            self._tables.append(table)
+        while (shard := folder / SHARD.format(len(self.parts))).is_file():
+            shard.unlink()  # a process was killed before it made the entry
+
+    def __enter__(self) -> "DatasetWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.close()
+
+    def agree(self, settings: dict[str, Any]) -> None:
+        """Check that the folder was begun with these settings, or remember them.
+
+        Args:
+            settings: what every part must agree in, as JSON values.
+
+        Raises:
+            DataError: it was begun with others, which are shown.
+        """
+        path = self._parts / SETTINGS
+        old = read_json(path) if path.is_file() else {}
+        changed = [
+            f"{name}: {old[name]} → {value}" for name, value in settings.items() if old.get(name, value) != value
         ]
+        if changed:
+            raise DataError(
+                f"{self.folder} was begun with other settings: {'; '.join(changed)}",
+                wanted="the settings that it was begun with",
+                fix="use them, or choose another --out",
+            )
+        write_json(path, old | settings)
 
     def finished_sources(self) -> set[str]:
-        """Inputs that need nothing more: written, or rejected and not changed since (by their stamp)."""
-        return {row.source for part in self.parts for row in part.rows}
+        """Inputs that were written."""
+        return {source for table in self._tables for source in table.column("source").to_pylist()}
 
     def rejected_stamps(self) -> dict[str, str]:
         """Stamps of the inputs rejected so far."""
         return {item.source: item.stamp for part in self.parts for item in part.rejected}
+
+    def variant_rows(self) -> dict[str, int]:
+        """Rows of each variant."""
+        counts: dict[str, int] = {}
+        for table in self._tables:
+            for entry in table.column("variant").value_counts().to_pylist():
+                counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+        return counts
 
     def write_part(
         self,
@@ -135,22 +129,20 @@ class DatasetWriter:
         Raises:
             DataError: the disk is full or refuses; earlier parts are untouched.
         """
-        from safetensors.numpy import save_file
-
         number = len(self.parts)
-        cells = np.concatenate(latents).astype(np.float64) if rows else np.zeros((0, 0))
         if rows:
-            with replacing(self.folder / SHARD.format(number)) as staging:
-                save_file({"latents": np.concatenate(latents), "latents_flipped": np.concatenate(flipped)}, staging)
+            write_shard(self.folder / SHARD.format(number), latents, flipped)
+        # an image at a time: the whole part in float64 would be large
+        sums = [latent.sum(axis=0, dtype=np.float64) for latent in latents]
+        squares = [np.square(latent, dtype=np.float64).sum(axis=0) for latent in latents]
         part = Part(
             shard=number,
-            rows=tuple(rows),
             rejected=tuple(rejected),
-            cells=len(cells),
-            channel_sum=tuple(cells.sum(axis=0).tolist()),
-            channel_square_sum=tuple((cells**2).sum(axis=0).tolist()),
+            cells=sum(len(latent) for latent in latents),
+            channel_sum=tuple(np.sum(sums, axis=0).tolist()) if rows else (),
+            channel_square_sum=tuple(np.sum(squares, axis=0).tolist()) if rows else (),
         )
-        write_json(self._parts / f"part-{number:05d}.json", to_dict(part))
+        self._tables.append(write_part(self._parts / f"part-{number:05d}.parquet", part, rows))
         self.parts.append(part)
 
     def finish(self, **info: Any) -> DatasetInfo:
@@ -162,33 +154,38 @@ class DatasetWriter:
         Raises:
             DataError: no image could be used, or the disk refuses.
         """
-        rows = [row for part in self.parts for row in part.rows]
-        if not rows:
-            reasons = sorted({item.reason for item in self._still_rejected()})
-            raise DataError(
-                f"none of the images could be used: {'; '.join(reasons[:3])}",
-                wanted="at least one readable image",
-                fix="check the folder",
-            )
-        labels = self._labels(rows)
-        self._write_manifest(labels)
+        import pyarrow as pa
+        import pyarrow.compute
+
+        pc: Any = pyarrow.compute  # its functions are made at import, unseen by type checkers
         rejected = self._still_rejected()
         self._write_rejected(rejected)
-        measured = [row.psnr for row in rows if row.psnr is not None]
-        count = sum(part.cells for part in self.parts)
-        mean = np.sum([part.channel_sum for part in self.parts if part.cells], axis=0) / count
-        square = np.sum([part.channel_square_sum for part in self.parts if part.cells], axis=0) / count
+        filled = [part for part in self.parts if part.cells]
+        if not filled:
+            reasons = sorted({item.reason for item in rejected})
+            raise DataError(
+                f"none of the {len(rejected)} images could be used: {'; '.join(reasons[:3])}",
+                wanted="at least one readable image",
+                fix=f"check the folder; {self.folder / REJECTED} lists each image's reason",
+            )
+        table = pa.concat_tables(self._tables)
+        labels = self._labels(set(pc.unique(table.column("label")).to_pylist()))
+        count = sum(part.cells for part in filled)
+        mean = np.sum([part.channel_sum for part in filled], axis=0) / count
+        square = np.sum([part.channel_square_sum for part in filled], axis=0) / count
         result = DatasetInfo(
             labels=labels,
-            images=len({row.source for row in rows}),
-            rows=len(rows),
+            images=pc.count_distinct(table.column("source")).as_py(),
+            rows=table.num_rows,
             rejected=len(rejected),
             channel_mean=tuple(mean.tolist()),
+            # a constant channel may come out below zero, to rounding
             channel_std=tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist()),
-            reconstruction_psnr=float(np.mean(measured)),
-            reconstruction_images=len(measured),
+            reconstruction_psnr=pc.mean(table.column("psnr")).as_py(),
+            reconstruction_images=pc.count(table.column("psnr")).as_py(),
             **info,
         )
+        self._write_manifest(table, labels)
         write_json(self.folder / INFO, to_dict(result))
         return result
 
@@ -197,59 +194,40 @@ class DatasetWriter:
         latest = {item.source: item for part in self.parts for item in part.rejected if item.source not in written}
         return [latest[source] for source in sorted(latest)]
 
-    def _labels(self, rows: Sequence[Row]) -> tuple[str, ...]:
+    def _labels(self, found: set[str]) -> tuple[str, ...]:
         """Names in order; those of an earlier run keep their numbers, new ones follow."""
-        old = tuple(read_json(self.folder / INFO)["labels"]) if (self.folder / INFO).is_file() else ()
-        return (*old, *sorted({row.label for row in rows} - set(old)))
+        path = self.folder / INFO
+        old = from_dict(DatasetInfo, read_json(path), where=str(path)).labels if path.is_file() else ()
+        return (*old, *sorted(found - set(old)))
 
-    def _write_manifest(self, labels: tuple[str, ...]) -> None:
+    def _write_manifest(self, table: Any, labels: tuple[str, ...]) -> None:
         import pyarrow as pa
+        import pyarrow.compute
         import pyarrow.parquet as pq
 
-        numbers = {name: number for number, name in enumerate(labels)}
-        columns: dict[str, list[Any]] = {name: [] for name in MANIFEST}
-        for part in self.parts:
-            offset = 0
-            for row in part.rows:
-                values = {
-                    "id": f"{row.source}#{row.variant}",
-                    "source": row.source,
-                    "label": numbers[row.label],
-                    "shard": part.shard,
-                    "cell_offset": offset,
-                    "variant": row.variant,
-                    "content_hash": row.content_hash,
-                }
-                for name, (height, width) in (("original", row.original), ("image", row.image), ("cells", row.cells)):
-                    values |= {f"{name}_height": height, f"{name}_width": width}
-                for name, column in columns.items():
-                    column.append(values[name])
-                offset += row.cells[0] * row.cells[1]
+        pc: Any = pyarrow.compute
+        area = table.column("cells_height").to_numpy().astype(np.int64) * table.column("cells_width").to_numpy()
+        ends = np.cumsum(area)
+        rows = np.array([part_table.num_rows for part_table in self._tables])
+        # a part's first row starts its shard
+        before = np.concatenate([[0], ends])[np.cumsum(rows) - rows]
+        columns = {name: table.column(name) for name in COLUMNS if name != "psnr"} | {
+            "id": pc.binary_join_element_wise(table.column("source"), table.column("variant"), "#"),
+            "label": pc.index_in(table.column("label"), value_set=pa.array(labels)),
+            "shard": np.repeat([part.shard for part in self.parts], rows),
+            "cell_offset": ends - area - np.repeat(before, rows),
+        }
         schema = pa.schema([(name, getattr(pa, kind)()) for name, kind in MANIFEST.items()])
         with replacing(self.folder / MANIFEST_FILE) as staging:
-            pq.write_table(pa.table(columns, schema=schema), staging)
+            pq.write_table(pa.table([columns[name] for name in MANIFEST], names=list(MANIFEST)).cast(schema), staging)
 
     def _write_rejected(self, rejected: Sequence[Rejected]) -> None:
         if not rejected:
             (self.folder / REJECTED).unlink(missing_ok=True)
             return
         text = io.StringIO()
-        table = csv.writer(text)
+        table = csv.writer(text, lineterminator="\n")
         table.writerow(["source", "reason"])
         table.writerows([item.source, item.reason] for item in rejected)
         with replacing(self.folder / REJECTED) as staging:
             staging.write_text(text.getvalue(), encoding="utf-8")
-
-    def _check_settings(self, settings: dict[str, Any]) -> None:
-        path = self._parts / "settings.json"
-        if not path.is_file():
-            write_json(path, settings)
-            return
-        old = read_json(path)
-        changed = [f"{name}: {old.get(name)} → {value}" for name, value in settings.items() if old.get(name) != value]
-        if changed:
-            raise DataError(
-                f"{self.folder} was begun with other settings: {'; '.join(changed)}",
-                wanted="the settings that it was begun with",
-                fix="use them, or choose another --out",
-            )

@@ -31,7 +31,11 @@ class PrepareOptions:
     upscale: bool = False
     """Make the square variants of images that are smaller than the square, too."""
     images_per_shard: int = 512
-    """Images written together: what is redone at most after a kill."""
+    """Images written together, at most: what is redone after a kill."""
+    batch_px: int | None = None
+    """px encoded together; by default what suits the device (1M on a CPU, 4M on a GPU)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the autoencoder computes in. bfloat16 is faster on a GPU, and less exact."""
     workers: int = 4
     """Threads that decode images."""
     device: str = "auto"
@@ -40,6 +44,7 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         for name in ("max_side", "multiple_of_cells", "images_per_shard", "workers"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
+        require(self.batch_px is None or self.batch_px >= 1, f"batch_px = {self.batch_px}", "at least 1, or none")
         require(
             len(set(self.variants)) == len(self.variants) > 0, f"variants {self.variants}", "at least one, each once"
         )

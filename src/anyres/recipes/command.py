@@ -1,6 +1,7 @@
 """`anyres train`: from a recipe's name, a dataset and options to a configuration."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -19,19 +20,15 @@ from .summary import EXAMPLE_SUMMARY, DataSummary
 class TrainOptions:
     """Options of `anyres train`; the recipe's fields stand beside them."""
 
-    recipe: tyro.conf.Positional[str]
-    """A recipe: tutorial or mini."""
+    recipe: str
     data: Path
-    """A dataset, as `anyres prepare` writes it."""
     out: Path
-    """The run's folder; an existing run is continued."""
     device: str
-    """auto, cpu, cuda, cuda:N or mps."""
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    config: TrainConfig
 
 
-def default_options(arguments: list[str]) -> TrainOptions:
-    """The options before parsing: a recipe's defaults depend on the data, so both are looked up first.
+def options_parser(arguments: list[str]) -> Callable[..., TrainOptions]:
+    """What the command line is parsed by: a recipe's defaults depend on the data, so both are looked up first.
 
     Raises:
         ConfigError: no recipe, or an unknown one.
@@ -49,14 +46,29 @@ def default_options(arguments: list[str]) -> TrainOptions:
             fix="start with 'tutorial'",
         )
     recipe = recipe_named(name or "tutorial")
-    data = DataSummary.of(LatentDataset.open(found.data)) if found.data and not asks_help else EXAMPLE_SUMMARY
-    return TrainOptions(
-        recipe=name or tyro.MISSING,
-        data=found.data or tyro.MISSING,
-        out=tyro.MISSING,
-        device="auto",
-        config=recipe(data),
-    )
+    summary = DataSummary.of(LatentDataset.open(found.data)) if found.data and not asks_help else EXAMPLE_SUMMARY
+    defaults = recipe(summary)
+
+    def options(
+        *,
+        recipe: tyro.conf.Positional[str],
+        data: Path,
+        out: Path,
+        device: str = "auto",
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = defaults,
+    ) -> TrainOptions:
+        """The options.
+
+        Args:
+            recipe: A recipe: tutorial or mini.
+            data: A dataset, as `anyres prepare` writes it.
+            out: The run's folder; an existing run is continued.
+            device: auto, cpu, cuda, cuda:N or mps.
+            config: The recipe's fields.
+        """
+        return TrainOptions(recipe=recipe, data=data, out=out, device=device, config=config)
+
+    return options
 
 
 def report(finished: RunReport) -> str:

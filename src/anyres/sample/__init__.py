@@ -1,7 +1,9 @@
 """Labels and sizes → images.
 
     request.py   what is asked for: labels, sizes, seeds, and how to sample
+    field.py     the velocity of a pack, with guidance, as a solver sees it
     pipeline.py  network, autoencoder and labels together: `Pipeline`
+    decoding.py  latents → images
     folder.py    a pipeline's folder, read and written
     writer.py    PNG files with their recipe in them, and contact sheets
     options.py   the options of `anyres sample`

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .. import __version__
-from ..config import from_dict, to_dict
+from ..config import to_dict
 from ..errors import ConfigError
 from ..model.nit import NiT
 from ..progress import progress
@@ -44,17 +44,15 @@ def run(options: SampleOptions) -> SavedImages:
 def _settings(defaults: SamplingSettings, options: SampleOptions) -> SamplingSettings:
     """The model's defaults with the options that were given."""
     low, high = options.interval or (None, None)
-    given = {
-        "steps": options.steps,
-        "solver": options.solver,
-        "guidance": options.guidance,
-        "guidance_low": low,
-        "guidance_high": high,
-        "extrapolation": options.extrapolation,
-        "decoupled": options.decoupled or None,
-    }
-    values = to_dict(defaults) | {name: value for name, value in given.items() if value is not None}
-    return from_dict(SamplingSettings, values, where="settings")
+    return defaults.changed(
+        steps=options.steps,
+        solver=options.solver,
+        guidance=options.guidance,
+        guidance_low=low,
+        guidance_high=high,
+        extrapolation=options.extrapolation,
+        decoupled=options.decoupled or None,
+    )
 
 
 def _requests(pipe: Pipeline, options: SampleOptions) -> tuple[ImageRequest, ...]:

@@ -1,5 +1,6 @@
 """A pipeline's folder: the model's files, `pipeline.json`, `labels.json` and `autoencoder/`."""
 
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from .. import hub
 from ..config import from_dict, to_dict
 from ..devices import pick_device
-from ..errors import AnyResError, CheckpointError, ConfigError
+from ..errors import AnyResError, CheckpointError, ConfigError, DataError
 from ..files import make_folder, read_json, replacing, write_json
 from ..flow.path import PathName
 from ..latents.autoencoder import AutoencoderIdentity, LatentScaling
@@ -19,6 +20,7 @@ from ..model.nit import NiT
 from .request import LabelTable, SamplingSettings
 
 PIPELINE, LABELS, AUTOENCODER = "pipeline.json", "labels.json", "autoencoder"
+OUR_FILES = (PIPELINE, LABELS, AUTOENCODER, "config.json", "model*.safetensors", "model.safetensors.index.json")
 FORMAT_VERSION = 1
 
 P = TypeVar("P")
@@ -48,7 +50,13 @@ class PipelineFile:
 
 
 def save(pipe: Any, folder: Path) -> None:
-    """Write a pipeline's folder, whole or not at all."""
+    """Write a pipeline's folder, whole or not at all; files that are not a pipeline's are kept.
+
+    Raises:
+        DataError: the folder holds something else than a pipeline, or cannot be written to.
+    """
+    folder = folder.resolve()  # a link would be replaced, not what it points to
+    foreign = _foreign(folder)
     make_folder(folder.parent)
     with replacing(folder) as staging:
         staging.mkdir()
@@ -64,6 +72,25 @@ def save(pipe: Any, folder: Path) -> None:
             defaults=pipe.defaults,
         )
         write_json(staging / PIPELINE, to_dict(description))
+        for path in foreign:
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, staging / path.name, symlinks=True)
+            else:
+                shutil.copy2(path, staging / path.name, follow_symlinks=False)
+
+
+def _foreign(folder: Path) -> list[Path]:
+    """What a folder that is to be replaced holds besides a pipeline's files, such as a README."""
+    if not folder.is_dir():
+        return []
+    inside = sorted(folder.iterdir())
+    if inside and not (folder / PIPELINE).is_file():
+        raise DataError(
+            f"{folder} is not empty and holds no pipeline",
+            wanted="a new folder, or a pipeline's folder to replace",
+            fix="choose another folder",
+        )
+    return [path for path in inside if not any(path.match(pattern) for pattern in OUR_FILES)]
 
 
 def push(pipe: Any, repo_id: str, *, private: bool) -> None:
@@ -76,8 +103,15 @@ def push(pipe: Any, repo_id: str, *, private: bool) -> None:
 def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: str, attention: str) -> P:
     """Read a pipeline's folder; see `Pipeline.from_pretrained`."""
     place = pick_device(device)
-    folder = _model_folder(hub.resolve(name, revision=revision, wanted=(*hub.WANTED_FILES, "autoencoder/*")))
+    network_dtype = _dtype(dtype, place)
+    folder = _model_folder(hub.resolve(name, revision=revision))
     description, labels = _read_description(folder)
+    if not (folder / AUTOENCODER).is_dir():  # a path that does not exist would be looked up as a name
+        raise CheckpointError(
+            f"{folder} lacks its {AUTOENCODER} folder",
+            wanted=description.autoencoder.describe(),
+            fix="restore the folder from a copy",
+        )
     autoencoder = load_autoencoder(str(folder / AUTOENCODER))
     if not autoencoder.identity.same_as(description.autoencoder):
         raise CheckpointError(
@@ -87,25 +121,24 @@ def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: 
             fix="restore the folder from a copy",
         )
     model = NiT.from_pretrained(folder, attention=attention)
-    expected = (autoencoder.identity.channels, len(labels))
-    if (model.config.channels, model.config.num_classes) != expected:
-        raise CheckpointError(
-            f"the model in {folder} has {model.config.channels} channels and {model.config.num_classes} classes, "
-            f"and its autoencoder and labels.json have {expected[0]} and {expected[1]}",
-            wanted="files that belong together",
-            fix="restore the folder from a copy",
-        )
     make: Any = kind
-    return make(
-        model.to(place, _dtype(dtype, place)),
-        autoencoder.to(place),
-        LabelTable(labels),
-        description.scaling,
-        path=description.path,
-        trained_side=description.trained_side,
-        name=description.name,
-        defaults=description.defaults,
-    )
+    try:
+        return make(
+            model.to(place, network_dtype),
+            autoencoder.to(place),
+            LabelTable(labels),
+            description.scaling,
+            path=description.path,
+            trained_side=description.trained_side,
+            name=description.name,
+            defaults=description.defaults,
+        )
+    except ConfigError as error:
+        raise CheckpointError(
+            f"the files in {folder} do not belong together: {error.got}",
+            wanted=error.wanted,
+            fix="restore the folder from a copy",
+        ) from error
 
 
 def _model_folder(folder: Path) -> Path:

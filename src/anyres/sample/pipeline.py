@@ -1,30 +1,29 @@
 """The pipeline: network, autoencoder and labels together make images."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
 
 from .. import noise
+from ..config import require
 from ..devices import state_dtype
 from ..errors import NonFiniteError
-from ..flow.guidance import GuidedVelocity
 from ..flow.path import path_named
 from ..flow.solvers import euler, euler_maruyama, heun
 from ..flow.time import solver_times, stochastic_times
-from ..grid import Grid, Size, unpatchify
+from ..grid import Size, unpatchify
 from ..latents.autoencoder import Autoencoder, LatentScaling
 from ..model.nit import NiT
-from ..model.rope import RotaryScaling
-from ..packing.pack import PackLayout, PackShape
+from ..model.rope import RotaryMode
+from ..packing.pack import PackShape
 from ..shapes import Float, Tensor
-from .request import ImageRequest, LabelTable, SamplingSettings, make_requests
+from .decoding import decode_images
+from .field import guided_velocity
+from .request import ImageRequest, LabelTable, SamplingSettings, Solver, make_packs, make_requests
 
 BUDGET = {"cpu": 4096, "mps": 4096, "cuda": 16384}  # tokens sampled together, by default
 DECODED_PX = {"cpu": 2**20, "mps": 2**21, "cuda": 2**23}  # px decoded together
@@ -61,6 +60,9 @@ class Pipeline:
         trained_side: the longest side in tokens that training has seen.
         name: how metadata names the model.
         defaults: how to sample where a call does not say.
+
+    Raises:
+        ConfigError: these do not belong together: other channels, or another number of classes.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Pipeline:
         name: str = "unnamed",
         defaults: SamplingSettings | None = None,
     ) -> None:
+        _check_together(model, autoencoder, labels, scaling)
         self.model, self.autoencoder, self.labels, self.scaling = model.eval(), autoencoder, labels, scaling
         self.path, self.trained_side, self.name = path, trained_side, name
         self.defaults = defaults or SamplingSettings()
@@ -134,25 +137,37 @@ class Pipeline:
         sizes: str | Size | Sequence[str | Size],
         *,
         seeds: int | Sequence[int] | None = None,
+        steps: int | None = None,
+        solver: Solver | None = None,
+        guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+        extrapolation: RotaryMode | None = None,
+        decoupled: bool | None = None,
         round_size: bool = False,
         budget: int | None = None,
         shape: PackShape | None = None,
         weaker: NiT | None = None,
         on_step: Callable[[StepInfo], None] | None = None,
-        **settings: Any,
     ) -> list[Image.Image]:
         """Make images; each depends on its own label, size, seed and the settings only.
+
+        Settings left at None are the pipeline's `defaults`; `SamplingSettings` explains them.
 
         Args:
             labels: names or numbers; one for all, or one an image.
             sizes: px, text as WIDTHxHEIGHT; one for all, or one an image.
             seeds: one for all, or one an image; by default 0, 1, 2, ….
+            steps: solver steps.
+            solver: "euler", "heun" or "sde".
+            guidance: its scale; 1 is none.
+            guidance_interval: least and greatest t at which guidance acts.
+            extrapolation: how positions beyond those of training are treated.
+            decoupled: extrapolate each axis by its own ratio.
             round_size: take the nearest size that is a multiple of a token's px.
             budget: tokens sampled together: bounds the memory, not the result. An image that is longer goes alone.
             shape: pad every pack to this shape; at an equal shape, images are bit-identical alone or among others.
             weaker: autoguidance (arXiv 2406.02507): a weaker network in the null branch's place.
             on_step: called after each step.
-            **settings: fields of `SamplingSettings` (steps, guidance, solver, …) that differ from `defaults`.
 
         Returns:
             The images, in the order of the request.
@@ -164,28 +179,24 @@ class Pipeline:
         requests = make_requests(
             labels, sizes, seeds, table=self.labels, px_per_token=self.px_per_token, round_size=round_size
         )
-        latents = self.latents(
-            requests,
-            replace(self.defaults, **settings),
-            budget=budget,
-            shape=shape,
-            weaker=weaker,
-            on_step=on_step,
+        low, high = guidance_interval or (None, None)
+        settings = self.defaults.changed(
+            steps=steps,
+            solver=solver,
+            guidance=guidance,
+            guidance_low=low,
+            guidance_high=high,
+            extrapolation=extrapolation,
+            decoupled=decoupled,
         )
+        latents = self.latents(requests, settings, budget=budget, shape=shape, weaker=weaker, on_step=on_step)
         return self.decode(latents)
 
-    def packs(self, requests: Sequence[ImageRequest], budget: int | None = None) -> list[list[ImageRequest]]:
-        """Which requests are sampled together: consecutive ones, as many as the budget of tokens holds."""
-        limit = budget or BUDGET[self.model.device.type]
-        packs: list[list[ImageRequest]] = []
-        room = 0
-        for request in requests:
-            if request.grid.tokens > room:
-                packs.append([])
-                room = limit
-            packs[-1].append(request)
-            room -= request.grid.tokens
-        return packs
+    def packs(
+        self, requests: Sequence[ImageRequest], budget: int | None = None, shape: PackShape | None = None
+    ) -> list[list[ImageRequest]]:
+        """Which requests are sampled together; by default up to 16,384 tokens on CUDA and 4,096 elsewhere."""
+        return make_packs(requests, BUDGET[self.model.device.type] if budget is None else budget, shape)
 
     @torch.no_grad()
     def latents(
@@ -202,7 +213,7 @@ class Pipeline:
 
         Arguments as for a call.
         """
-        packs = self.packs(requests, budget)
+        packs = self.packs(requests, budget, shape)
         made: list[Tensor] = []
         for number, pack in enumerate(packs):
 
@@ -230,21 +241,9 @@ class Pipeline:
         return made
 
     @torch.no_grad()
-    def decode(self, latents: Sequence[Float[Tensor, "channels high wide"]]) -> list[Image.Image]:
-        """Latents → images; those of equal size together, within a bound."""
-        images: dict[int, Image.Image] = {}
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for i, latent in enumerate(latents):
-            groups.setdefault(tuple(latent.shape), []).append(i)
-        for (_, high, wide), members in groups.items():
-            px = high * wide * self.autoencoder.identity.px_per_cell**2
-            batch = max(1, DECODED_PX[self.model.device.type] // px)
-            for start in range(0, len(members), batch):
-                part = members[start : start + batch]
-                decoded = self.autoencoder.decode(torch.stack([latents[i] for i in part]).float())
-                for i, pixels in zip(part, _to_pixels(decoded), strict=True):
-                    images[i] = Image.fromarray(pixels)
-        return [images[i] for i in range(len(latents))]
+    def decode(self, latents: Sequence[Tensor]) -> list[Image.Image]:
+        """Latents of any sizes, as `latents` gives them → RGB images."""
+        return decode_images(latents, self.autoencoder, DECODED_PX[self.model.device.type])
 
     def _solve(
         self,
@@ -255,40 +254,15 @@ class Pipeline:
         report: Callable[[int, Tensor], None],
     ) -> Float[Tensor, "tokens values"]:
         """From noise to latents, for the images of one pack; the state holds their tokens alone, no padding."""
-        velocity = self._velocity(pack, settings, shape, weaker)
+        velocity = guided_velocity(
+            self.model, pack, settings, trained_side=self.trained_side, shape=shape, weaker=weaker
+        )
         start = self._draw(pack, "start")
         if settings.solver == "sde":
             times = stochastic_times(settings.steps, settings.last_time)
             path = path_named(self.path)
             return euler_maruyama(velocity, start, times, lambda step: self._draw(pack, "step", step), path, report)
         return _SOLVERS[settings.solver](velocity, start, solver_times(settings.steps), report)
-
-    def _velocity(
-        self, pack: Sequence[ImageRequest], settings: SamplingSettings, shape: PackShape | None, weaker: NiT | None
-    ) -> GuidedVelocity:
-        """The guided velocity of a pack's images; what depends on the layout alone is computed here, once."""
-        scaling = RotaryScaling(
-            mode=settings.extrapolation, trained_side=max(2, self.trained_side), decoupled=settings.decoupled
-        )
-        grids, labels = [request.grid for request in pack], [request.label for request in pack]
-        once = _Branch(self.model, grids, labels, shape, scaling)
-        if weaker is not None:
-            other = _Branch(weaker, grids, labels, shape, scaling)
-
-            def both(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-                return once(x, t), other(x, t)
-
-        else:
-            # both branches in one pack: every image a second time, with the null label
-            doubled = shape and PackShape(2 * shape.tokens, 2 * shape.images, shape.max_seqlen)
-            null = [self.model.config.null_label] * len(labels)
-            twice = _Branch(self.model, grids * 2, labels + null, doubled, scaling)
-
-            def both(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
-                strong, weak = twice(torch.cat([x, x]), t).chunk(2)
-                return strong, weak
-
-        return GuidedVelocity(conditional=once, both=both, guidance=settings.guidance_config())
 
     def _draw(self, pack: Sequence[ImageRequest], *address: noise.Address) -> Float[Tensor, "tokens values"]:
         """Each image's noise, addressed by its own seed."""
@@ -305,43 +279,15 @@ class Pipeline:
         return maps
 
 
-class _Branch:
-    """A network over one layout: (real tokens, t) → velocity of the real tokens, in the state's dtype.
-
-    Args:
-        model: the network.
-        grids: of the images.
-        labels: their class numbers.
-        shape: pad to it, or None.
-        scaling: rotary extrapolation.
-    """
-
-    def __init__(
-        self,
-        model: NiT,
-        grids: Sequence[Grid],
-        labels: Sequence[int],
-        shape: PackShape | None,
-        scaling: RotaryScaling,
-    ) -> None:
-        layout = PackLayout.from_grids(grids, shape).to(model.device)
-        self._model, self._real = model, layout.tokens
-        self._padding = layout.shape.tokens - layout.tokens
-        self._context = model.prepare(layout, scaling)
-        rows = list(labels) + [0] * (layout.shape.images - len(labels))
-        self._labels = torch.tensor(rows, device=model.device)
-
-    def __call__(self, x: Float[Tensor, "tokens values"], t: float) -> Float[Tensor, "tokens values"]:
-        """The velocity; the network runs in its own dtype."""
-        tokens = F.pad(x.to(self._model.compute_dtype), (0, 0, 0, self._padding))
-        times = torch.full((len(self._labels),), t, device=x.device, dtype=torch.float32)
-        return self._model(tokens, times, self._labels, self._context)[: self._real].to(x.dtype)
+def _check_together(model: NiT, autoencoder: Autoencoder, labels: LabelTable, scaling: LatentScaling) -> None:
+    config = model.config
+    found = {
+        "channels of the autoencoder": (autoencoder.identity.channels, config.channels),
+        "channels of the scaling": (len(scaling.shift), config.channels),
+        "labels": (len(labels.names), config.num_classes),
+    }
+    for name, (got, wanted) in found.items():
+        require(got == wanted, f"{got} {name}", f"{wanted}, as the model has", "use files that belong together")
 
 
 _SOLVERS = {"euler": euler, "heun": heun}
-
-
-def _to_pixels(images: Float[Tensor, "batch 3 height width"]) -> np.ndarray:
-    """Images in [−1, 1] → (batch, height, width, 3) uint8."""
-    levels = ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return rearrange(levels, "b c h w -> b h w c").cpu().numpy()

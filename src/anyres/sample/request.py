@@ -1,14 +1,16 @@
 """What is asked for: labels, sizes, seeds, and how to sample."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from ..config import require, suggestion
+from ..config import from_dict, require, suggestion, to_dict
 from ..errors import ConfigError
 from ..flow.guidance import GuidanceConfig
 from ..grid import Grid, Size
 from ..model.rope import RotaryMode
+from ..packing.pack import PackShape
 
 Solver = Literal["euler", "heun", "sde"]
 
@@ -53,6 +55,15 @@ class SamplingSettings:
         require(0 < self.last_time < 1, f"last_time = {self.last_time}", "between 0 and 1")
         self.guidance_config()  # checks scale and interval
 
+    def changed(self, **given: Any) -> "SamplingSettings":
+        """These settings with those that are given; None means unchanged.
+
+        Raises:
+            ConfigError: a value of the wrong type, or settings that do not go together.
+        """
+        known = {name: value for name, value in given.items() if value is not None}
+        return from_dict(SamplingSettings, to_dict(self) | known, where="settings")
+
     def guidance_config(self) -> GuidanceConfig:
         """Scale and interval."""
         return GuidanceConfig(scale=self.guidance, low=self.guidance_low, high=self.guidance_high)
@@ -65,7 +76,7 @@ class LabelTable:
     names: tuple[str, ...]
 
     def number(self, label: str | int) -> int:
-        """The class number of a name, or of a number, also written as text.
+        """The class number of a name, or of a number, also written as text; a name goes first.
 
         Raises:
             ConfigError: there is no such class; close names are offered.
@@ -73,7 +84,7 @@ class LabelTable:
         if isinstance(label, str):
             if label in self.names:
                 return self.names.index(label)
-            if not label.strip().isdigit():
+            if not label.strip().isdecimal():
                 some = ", ".join(self.names[:8]) + (", …" if len(self.names) > 8 else "")
                 raise ConfigError(
                     f"there is no label {label!r}",
@@ -146,6 +157,36 @@ def make_requests(
         px = px.rounded(px_per_token) if round_size else px
         requests.append(ImageRequest(label=table.number(label), size=px, grid=px.grid(px_per_token), seed=int(seed)))
     return tuple(requests)
+
+
+def make_packs(
+    requests: Sequence[ImageRequest], budget: int, shape: PackShape | None = None
+) -> list[list[ImageRequest]]:
+    """Which requests are sampled together: consecutive ones, as many as budget and shape hold.
+
+    Args:
+        requests: the images.
+        budget: tokens. It is about memory, so an image that is longer goes alone rather than being refused.
+        shape: what each pack will be padded to.
+
+    Raises:
+        ConfigError: a budget below one token.
+    """
+    require(budget >= 1, f"a budget of {budget} tokens", "at least 1")
+    packs: list[list[ImageRequest]] = []
+    for request in requests:
+        tokens = sum(member.grid.tokens for member in packs[-1]) + request.grid.tokens if packs else 0
+        if packs and tokens <= budget and (shape is None or _fits(len(packs[-1]) + 1, tokens, shape)):
+            packs[-1].append(request)
+        else:
+            packs.append([request])
+    return packs
+
+
+def _fits(images: int, tokens: int, shape: PackShape) -> bool:
+    """Whether a shape holds the images and the segments that its padding needs."""
+    padding = shape.tokens - tokens
+    return padding >= 0 and images + math.ceil(padding / shape.max_seqlen) <= shape.images
 
 
 def _listed(value) -> list:

@@ -1,6 +1,7 @@
 """PNG files with their recipe in them, and contact sheets."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from ..files import make_folder, replacing
 RECIPE_KEY = "anyres"
 SHEET = "contact-sheet.png"
 MARGIN, CAPTION, SHEET_WIDTH = 8, 16, 1400  # px
+SHEET_PX = 50_000_000  # most px of a sheet's images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,24 +90,26 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def write_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: Path) -> Path:
-    """One picture of all images, in rows, each at its own size with a caption below.
+    """One picture of all images, in rows, each in its own shape with a caption below.
+
+    Images keep their px, unless the sheet would be larger than can be looked at: then all shrink by one factor.
 
     Args:
-        images: RGB, of any sizes.
-        captions: one each.
+        images: RGB, of any sizes; at least one.
+        captions: one each; cut to the image's width.
         path: of the PNG file.
 
     Returns:
         The path.
+
+    Raises:
+        DataError: the file cannot be written, or the disk is full.
     """
-    rows: list[list[int]] = [[]]
-    width = 0
-    for i, image in enumerate(images):
-        if rows[-1] and width + image.width + MARGIN > SHEET_WIDTH:
-            rows.append([])
-            width = 0
-        rows[-1].append(i)
-        width += image.width + MARGIN
+    factor = min(1.0, math.sqrt(SHEET_PX / sum(image.width * image.height for image in images)))
+    if factor < 1:
+        shrunk = [(max(1, round(image.width * factor)), max(1, round(image.height * factor))) for image in images]
+        images = [image.resize(size, Image.Resampling.BICUBIC) for image, size in zip(images, shrunk, strict=True)]
+    rows = _rows([image.width for image in images])
     heights = [max(images[i].height for i in row) + CAPTION + MARGIN for row in rows]
     widest = max(sum(images[i].width + MARGIN for i in row) for row in rows)
     sheet = Image.new("RGB", (widest + MARGIN, sum(heights) + MARGIN), "white")
@@ -115,12 +119,28 @@ def write_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], 
         left = MARGIN
         for i in row:
             sheet.paste(images[i], (left, top))
-            draw.text((left, top + images[i].height + 2), captions[i], fill="black", font=font)
+            caption = captions[i]
+            while caption and draw.textlength(caption, font=font) > images[i].width:
+                caption = caption[:-1]
+            draw.text((left, top + images[i].height + 2), caption, fill="black", font=font)
             left += images[i].width + MARGIN
         top += height
     with replacing(path) as staging:
         sheet.save(staging, format="PNG")
     return path
+
+
+def _rows(widths: Sequence[int]) -> list[list[int]]:
+    """Which images stand in which row, in order: as many as `SHEET_WIDTH` holds."""
+    rows: list[list[int]] = []
+    used = 0
+    for i, width in enumerate(widths):
+        if not rows or used + width + MARGIN > SHEET_WIDTH:
+            rows.append([])
+            used = 0
+        rows[-1].append(i)
+        used += width + MARGIN
+    return rows
 
 
 def _write(image: Image.Image, path: Path, recipe: Mapping[str, Any]) -> None:
@@ -141,5 +161,5 @@ def _free(folder: Path, stem: str, *, overwrite: bool, taken: Sequence[Path]) ->
 
 
 def _slug(label: str) -> str:
-    """A label as a file name."""
-    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "image"
+    """A label as a file name, of at most 60 characters: file systems allow 255 bytes."""
+    return re.sub(r"[^\w.-]+", "-", label)[:60].strip("-.") or "image"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from ..config import from_dict, to_dict
@@ -95,14 +96,22 @@ def _load(path: Path, state: TrainState) -> None:
             state_dict_loader.load(tensors, checkpoint_id=path, no_dist=True)
     except AnyResError as error:
         raise CheckpointError(error.got, wanted=error.wanted, fix=error.fix) from error
-    except Exception as error:  # torch reports damage by many types: any of them means that this one is lost
+    # torch reports damage by many types, one of them no Exception: any of them means that this one is lost
+    except (Exception, CheckpointException) as error:
         raise CheckpointError(
-            f"checkpoint {path} cannot be read: {error}", wanted="a whole checkpoint", fix="use an earlier one"
+            f"checkpoint {path} cannot be read: {_last_line(error)}",
+            wanted="a whole checkpoint",
+            fix="use an earlier one",
         ) from error
     state.model.load_state_dict(tensors["model"])
     state.average.load_state_dict(tensors["average"])
     set_optimizer_state_dict(state.model, state.optimizer, tensors["optimizer"])
     state.progress = progress
+
+
+def _last_line(error: BaseException) -> str:
+    """What went wrong; torch puts a traceback before it."""
+    return (str(error).strip() or repr(error)).splitlines()[-1]
 
 
 def _check_version(meta: dict[str, Any], path: Path) -> None:

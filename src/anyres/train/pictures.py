@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..files import make_folder
 from ..grid import Size
+from ..latents.autoencoder import Autoencoder
 from ..latents.format import LatentDataset
 from ..model.nit import NiT
 from ..sample.pipeline import Pipeline
@@ -12,18 +13,21 @@ from ..sample.writer import write_contact_sheet
 from .config import TrainConfig
 
 
-def pipeline_of(model: NiT, dataset: LatentDataset, config: TrainConfig, name: str) -> Pipeline:
+def pipeline_of(
+    model: NiT, dataset: LatentDataset, autoencoder: Autoencoder, config: TrainConfig, name: str
+) -> Pipeline:
     """The pipeline of a model in training; its REPA projector, if any, is left out.
 
     Args:
         model: the network.
-        dataset: what it is trained on: gives the autoencoder, the labels and the longest side seen.
+        dataset: what it is trained on: gives the labels and the longest side seen.
+        autoencoder: the dataset's, on the model's device.
         config: the run's.
         name: how the pictures' metadata names the model.
     """
     return Pipeline(
         model.without_projection(),
-        dataset.autoencoder(),
+        autoencoder,
         LabelTable(dataset.info.labels),
         dataset.info.scaling,
         path=config.path,

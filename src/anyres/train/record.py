@@ -6,8 +6,10 @@ from typing import Any
 import torch
 
 from ..errors import NonFiniteError
+from ..latents.autoencoder import Autoencoder
 from ..latents.format import LatentDataset
 from ..packing.loader import PackLoader
+from ..sample.pipeline import Pipeline
 from . import checkpoint
 from .config import TrainConfig
 from .folder import RunFolder, device_name
@@ -78,6 +80,7 @@ class Recorder:
         self._metrics = Metrics(folder.metrics, state.progress.step)
         self._throughput = Throughput(peak_flops(device_name(self._device)))
         self._figures: dict[str, Any] = {}
+        self._autoencoder: Autoencoder | None = None
         self._saved_step = state.progress.step if checkpoint.saved(folder.checkpoints) else -1
 
     def after_step(self, packs: Sequence[DrawnPack], outcome: StepOutcome, guard: Guard) -> dict[str, Any]:
@@ -148,5 +151,8 @@ class Recorder:
         self._pipeline().save_pretrained(self._folder.model)
         self._saved_step = self._state.progress.step
 
-    def _pipeline(self):
-        return pipeline_of(self._state.average, self._dataset, self._config, name=self._folder.root.name)
+    def _pipeline(self) -> Pipeline:
+        if self._autoencoder is None:  # not before the first pictures: it may be large
+            self._autoencoder = self._dataset.autoencoder().to(self._device)
+        name = self._folder.root.name
+        return pipeline_of(self._state.average, self._dataset, self._autoencoder, self._config, name)

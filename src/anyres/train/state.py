@@ -1,5 +1,6 @@
 """What a run carries from step to step."""
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -42,8 +43,7 @@ class TrainState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(noise.generator(config.seed, "weights").integers(2**63)))
             model = NiT(config.model, attention=config.attention)
-        average = NiT(config.model, attention=config.attention)
-        average.load_state_dict(model.state_dict())
+        average = copy.deepcopy(model)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
         settings = config.optimizer
         optimizer = torch.optim.AdamW(

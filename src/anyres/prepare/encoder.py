@@ -1,0 +1,190 @@
+"""Encoding pictures into the parts of a dataset, in bounded memory."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from einops import rearrange
+
+from ..devices import pick_device
+from ..errors import BackendError
+from ..latents.autoencoder import Autoencoder
+from ..latents.writer import DatasetWriter, Rejected, Row
+from ..progress import Bar
+from ..shapes import Float, Tensor
+from .images import ImageFile, stamp
+from .options import PrepareOptions
+from .variants import Picture, ahead, make_pictures
+
+MEASURED_PER_PART = 16  # images whose reconstruction is measured, of each part
+WINDOW_PX = 2**25  # px decoded before they are grouped by size and encoded, about; two such windows are held
+PART_BYTES = 2**28  # of a shard, about
+BATCH_PX = {"cpu": 2**20, "cuda": 2**22, "mps": 2**21}  # px encoded together, unless the options say
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Encoded:
+    """A picture's latents.
+
+    Attributes:
+        row: what the dataset will say of it.
+        latent: (cells, channels) float16.
+        flipped: of the mirrored picture.
+    """
+
+    row: Row
+    latent: np.ndarray
+    flipped: np.ndarray
+
+
+@dataclass(eq=False)
+class _Part:
+    """A part being built: the images so far, and those not yet encoded."""
+
+    images: int = 0
+    bytes: int = 0
+    window_px: int = 0
+    window: list[Picture] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    encoded: list[_Encoded] = field(default_factory=list)
+    measured: int = 0
+
+
+class Encoder:
+    """Encodes images and writes them, part after part.
+
+    Decoding, encoding and writing overlap: threads decode a few images ahead, and while one window of pictures is
+    encoded and written behind, the next is gathered.
+
+    Args:
+        options: of the preparation.
+        autoencoder: on its device.
+        writer: of the dataset.
+    """
+
+    def __init__(self, options: PrepareOptions, autoencoder: Autoencoder, writer: DatasetWriter) -> None:
+        self._options, self._autoencoder, self._writer = options, autoencoder, writer
+        self._device = pick_device(options.device)
+        self._batch_px = options.batch_px or BATCH_PX[self._device.type]
+
+    def run(self, files: Sequence[ImageFile], bar: Bar) -> None:
+        """Encode these images.
+
+        Where a part ends follows from the images alone, so equal inputs give equal files, however many threads decode.
+
+        Raises:
+            DataError: the disk is full or refuses.
+            BackendError: the device's memory does not suffice.
+        """
+        px_per_cell = self._autoencoder.identity.px_per_cell
+        part, task = _Part(), None
+        made = ahead(lambda file: make_pictures(self._options, file, px_per_cell), files, self._options.workers)
+        with ThreadPoolExecutor(1) as behind:
+            for pictures in made:
+                self._add(part, pictures)
+                full = part.images >= self._options.images_per_shard or part.bytes >= PART_BYTES
+                if full or part.window_px >= WINDOW_PX:
+                    task = self._hand_over(behind, task, part, bar, last=full)
+                    part = _Part() if full else part
+            if part.images:
+                task = self._hand_over(behind, task, part, bar, last=True)
+            if task is not None:
+                task.result()
+
+    def _add(self, part: _Part, pictures: tuple[Picture, ...] | Rejected) -> None:
+        part.images += 1
+        if isinstance(pictures, Rejected):
+            part.rejected.append(pictures)
+            return
+        channels = self._autoencoder.identity.channels
+        for picture in pictures:
+            part.window.append(picture)
+            part.window_px += picture.row.image[0] * picture.row.image[1]
+            part.bytes += 2 * 2 * channels * picture.row.cells[0] * picture.row.cells[1]
+
+    def _hand_over(
+        self, behind: ThreadPoolExecutor, task: Future[None] | None, part: _Part, bar: Bar, *, last: bool
+    ) -> Future[None]:
+        """Let the window be encoded behind, once the one before it is done."""
+        if task is not None:
+            task.result()
+        window, part.window, part.window_px = part.window, [], 0
+        return behind.submit(self._work, part, window, bar, last)
+
+    def _work(self, part: _Part, window: list[Picture], bar: Bar, last: bool) -> None:
+        self._encode(part, window)
+        bar.advance(len({picture.row.source for picture in window}))
+        if last:
+            self._write(part)
+            bar.advance(len(part.rejected))
+
+    def _encode(self, part: _Part, window: list[Picture]) -> None:
+        """Pictures of equal size together, both flips."""
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number, picture in enumerate(window):
+            groups[picture.pixels.shape].append(number)
+        encoded: dict[int, _Encoded] = {}
+        for (height, width, _), members in groups.items():
+            batch = max(1, self._batch_px // (height * width))
+            for start in range(0, len(members), batch):
+                numbers = members[start : start + batch]
+                images = to_images(np.stack([window[number].pixels for number in numbers]), self._device)
+                # the mirrored picture is encoded, not the latent mirrored: autoencoders do not commute with it
+                plain, mirrored = self._latents(images), self._latents(images.flip(-1))
+                for i, number in enumerate(numbers):
+                    row = window[number].row
+                    if part.measured < MEASURED_PER_PART and bool(plain[i].isfinite().all()):
+                        part.measured += 1
+                        row = dataclasses.replace(row, psnr=self._psnr(images[i], plain[i]))
+                    encoded[number] = _Encoded(row=row, latent=_stored(plain[i]), flipped=_stored(mirrored[i]))
+        part.encoded += [encoded[number] for number in range(len(window))]
+
+    def _latents(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels high wide"]:
+        """Latents as they are stored, in float16."""
+        dtype = getattr(torch, self._options.dtype)
+        try:
+            with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
+                return self._autoencoder.encode(images).half()
+        except torch.OutOfMemoryError as error:
+            raise BackendError(
+                f"{self._device} has too little memory to encode {len(images)} images of "
+                f"{images.shape[3]}x{images.shape[2]} px at once",
+                wanted="memory for them",
+                fix="lower --batch-px, or --max-side; what was finished is kept",
+            ) from error
+
+    def _psnr(self, image: Float[Tensor, "3 height width"], latent: Float[Tensor, "channels high wide"]) -> float:
+        """Between an image and what is kept of it, in dB."""
+        decoded = self._autoencoder.decode(latent[None].float())[0].clamp(-1, 1)
+        # range 2, since images are in [−1, 1]
+        return float(10 * torch.log10(4 / (decoded - image).square().mean().clamp(min=1e-12)))
+
+    def _write(self, part: _Part) -> None:
+        """Write a part; an image of which any latent is not finite is rejected whole."""
+        spoilt = {
+            item.row.source
+            for item in part.encoded
+            if not (np.isfinite(item.latent).all() and np.isfinite(item.flipped).all())
+        }
+        kept = [item for item in part.encoded if item.row.source not in spoilt]
+        reason = "its latent is not finite in float16"
+        part.rejected += [
+            Rejected(source=name, reason=reason, stamp=stamp(self._options.images / name)) for name in sorted(spoilt)
+        ]
+        self._writer.write_part(
+            [item.row for item in kept], [item.latent for item in kept], [item.flipped for item in kept], part.rejected
+        )
+
+
+def to_images(pixels: np.ndarray, device: torch.device) -> Float[Tensor, "batch 3 height width"]:
+    """Uint8 (batch, height, width, 3) → float32 in [−1, 1] on a device."""
+    return rearrange(torch.from_numpy(pixels).to(device).float() / 127.5 - 1, "b h w c -> b c h w")
+
+
+def _stored(latent: Float[Tensor, "channels high wide"]) -> np.ndarray:
+    """(cells, channels) in row-major cell order."""
+    return np.ascontiguousarray(rearrange(latent, "c h w -> (h w) c").cpu().numpy())

@@ -1,0 +1,102 @@
+"""From an image file to the pictures that are encoded of it, in threads."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from ..grid import Size, native_size
+from ..latents.format import Variant
+from ..latents.writer import Rejected, Row
+from .images import (
+    DecodedImage,
+    ImageFile,
+    RejectedImageError,
+    UnreadableImageError,
+    centre_crop,
+    decode,
+    resize,
+    stamp,
+)
+from .options import PrepareOptions
+
+SQUARES: dict[Variant, int] = {"square-256": 256, "square-512": 512}
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Picture:
+    """A variant of an image, ready to be encoded.
+
+    Attributes:
+        row: what the dataset will say of it.
+        pixels: (height, width, 3) uint8.
+    """
+
+    row: Row
+    pixels: np.ndarray
+
+
+def make_pictures(options: PrepareOptions, file: ImageFile, px_per_cell: int) -> tuple[Picture, ...] | Rejected:
+    """Decode an image and make its variants; squares larger than the image are left out, unless it may be enlarged."""
+    path = options.images / file.source
+    try:
+        image = decode(path)
+        pictures = tuple(_variants(options, file, image, px_per_cell))
+        if not pictures:
+            raise RejectedImageError(  # noqa: TRY301
+                f"it is {image.size} px, too small for {', '.join(options.variants)} without --upscale"
+            )
+    except UnreadableImageError as error:
+        return Rejected(source=file.source, reason=str(error), stamp="")
+    except RejectedImageError as error:
+        return Rejected(source=file.source, reason=str(error), stamp=stamp(path))
+    return pictures
+
+
+def ahead(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """Results in order, computed in threads a few items ahead of the one asked for."""
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _variants(options: PrepareOptions, file: ImageFile, image: DecodedImage, px_per_cell: int) -> Iterator[Picture]:
+    for variant in options.variants:
+        pixels = _resized(options, image, variant, px_per_cell * options.multiple_of_cells)
+        if pixels is None:
+            continue
+        cells = Size(pixels.height, pixels.width).cells(px_per_cell)
+        row = Row(
+            source=file.source,
+            label=file.label,
+            original=(image.size.height, image.size.width),
+            image=(pixels.height, pixels.width),
+            cells=(cells.height, cells.width),
+            variant=variant,
+            content_hash=image.content_hash,
+        )
+        yield Picture(row=row, pixels=np.asarray(pixels))
+
+
+def _resized(options: PrepareOptions, image: DecodedImage, variant: Variant, multiple: int) -> Image.Image | None:
+    if variant == "native":
+        return resize(image.pixels, native_size(image.size, multiple, options.max_side))
+    side = SQUARES[variant]
+    if min(image.size.height, image.size.width) < side and not options.upscale:
+        return None
+    return centre_crop(image.pixels, side)
