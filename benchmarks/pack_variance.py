@@ -63,7 +63,7 @@ def measure(model: NiT, loader: PackLoader, config: TrainConfig, packs: int) -> 
         model.zero_grad()
         loss.backward()
         gradient = torch.cat([p.grad.flatten().double() for p in model.parameters() if p.grad is not None])
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         squares.append(float(gradient.square().sum()))
         total = gradient if total is None else total + gradient
     mean_square = float((total / number).square().sum())

@@ -18,7 +18,7 @@ from einops import rearrange
 from .errors import ConfigError, DataError
 from .shapes import Float, Int, Tensor
 
-NATIVE_MAX_SIDE = 2048  # px; images of this area or more are first scaled to it (METHOD: latents)
+NATIVE_MAX_SIDE = 2048  # px; images of this area or more are first scaled to it
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.parity.compare import compare
@@ -37,5 +38,10 @@ def test_the_script_prints_a_line_a_quantity_and_fails_on_a_wrong_number(tmp_pat
     save_file(golden, tmp_path / "bad" / "io.safetensors")
     bad = subprocess.run([sys.executable, SCRIPT, tmp_path / "bad"], capture_output=True, text=True, check=False)
     assert bad.returncode == 1
+    golden["sample_heun"][0, 0, 0, 0] -= 1e-3
+    save_file({**golden, "sample_other": torch.ones(3)}, tmp_path / "bad" / "io.safetensors")
+    unknown = subprocess.run([sys.executable, SCRIPT, tmp_path / "bad"], capture_output=True, text=True, check=False)
+    assert unknown.returncode == 1
+    assert "sample_other inf 2e-06" in unknown.stdout
     missing = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, check=False)
     assert missing.returncode == 2

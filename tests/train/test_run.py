@@ -23,6 +23,7 @@ from anyres.packing.plan import PackingConfig
 from anyres.recipes.builtin import RECIPES
 from anyres.recipes.summary import DataSummary
 from anyres.sample.pipeline import Pipeline
+from anyres.sample.request import SamplingSettings
 from anyres.train import checkpoint, loop
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
@@ -43,7 +44,8 @@ def settings(data: Path, **changes) -> TrainConfig:
         steps=6,
         packs_per_step=2,
         held_out=HeldOutConfig(share=0.2, every=3, packs=2),
-        pictures=PicturesConfig(every=3, sizes=("32x32", "48x16"), labels=2, steps=2),
+        pictures=PicturesConfig(every=3, sizes=("32x32", "48x16"), labels=2),
+        sampling=SamplingSettings(steps=2),
         checkpoint_every=2,
         log_every=1,
     )
@@ -83,6 +85,7 @@ def test_a_run_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
     assert list((run / "tensorboard").iterdir())
     assert read_json(run / "environment.json")[0]["device"] == "cpu"
     pipe = Pipeline.from_pretrained(run, device="cpu")
+    assert pipe.defaults == settings(data).sampling
     assert pipe("dog", "48x16", steps=2)[0].size == (48, 16)
     assert report.progress.images > 0
     assert not list(run.rglob("*.tmp"))

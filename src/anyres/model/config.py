@@ -130,7 +130,7 @@ class NiTConfig:
         return round(per_token * tokens + attention + per_image * len(lengths))
 
 
-# METHOD: Network; arXiv 2506.03131, table of model configurations
+# arXiv 2506.03131, table of model configurations; `mini` is ours
 PRESETS: dict[str, dict[str, Any]] = {
     "mini": {"depth": 10, "hidden_size": 320, "num_heads": 5, "adaln_rank": 64},
     "s": {"depth": 12, "hidden_size": 384, "num_heads": 6},

@@ -129,7 +129,7 @@ class NiT(nn.Module):
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.patch_embedding.weight.dtype
 
     def reset_parameters(self) -> None:
-        """Initialise as published: Xavier-uniform linears, zero modulation and output (METHOD: Network)."""
+        """Initialise as published: Xavier-uniform linears, zero modulation and output (docs/method.md)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -32,7 +32,7 @@ RotaryMode = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class RotaryScaling:
-    """How positions of a grid larger than the training's are mapped to angles (METHOD: rotary extrapolation).
+    """How positions of a grid larger than the training's are mapped to angles (docs/method.md).
 
     Attributes:
         mode: the released code's name of the rule.
@@ -90,7 +90,7 @@ def _ordered(layout: PackLayout, order: PositionOrder) -> Int[Tensor, "tokens 2"
     height, width = layout.extents[layout.image_index].unbind(1)
     row, column = layout.positions.unbind(1)
     number = row * width + column
-    # METHOD, quirk 1: the released grid is built column by column, though tokens run row by row
+    # the released grid is built column by column, though tokens run row by row
     return torch.stack([number % height, number // height], dim=1)
 
 
@@ -120,7 +120,7 @@ def _frequencies(
 
 
 def _ramp(a: float, b: float, d: int, length: int, device: torch.device) -> Float[Tensor, "pairs"]:
-    """M(a, b)_i of METHOD: 1 for pairs that turn more than `a` times over the training length, 0 below `b`."""
+    """M(a, b)_i of docs/method.md: 1 for pairs that turn more than `a` times over the training length, 0 below `b`."""
 
     def pair(turns: float) -> float:
         return d * math.log(length / (2 * math.pi * turns)) / (2 * math.log(THETA))

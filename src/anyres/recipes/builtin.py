@@ -6,27 +6,31 @@ from ..config import suggestion
 from ..errors import ConfigError
 from ..model.config import NiTConfig
 from ..packing.plan import PackingConfig
+from ..sample.request import SamplingSettings
 from ..train.config import HeldOutConfig, OptimizerConfig, PicturesConfig, TrainConfig
 from .summary import DataSummary
 
 
 def tutorial(data: DataSummary) -> TrainConfig:
-    """Minutes on a laptop's CPU: a small network at a token of 16 px, for pictures of up to about 128² px."""
-    patch = max(1, 16 // data.px_per_cell)  # cells of 8 px are too many tokens for a CPU
+    """Minutes on a laptop's CPU: a small network at a token of 16 px, for pictures of about 96² px."""
+    patch = data.patch_of(16)  # cells of 8 px are too many tokens for a CPU
     return TrainConfig(
         model=NiTConfig(
             channels=data.channels,
             num_classes=data.num_classes,
             patch_size=patch,
-            hidden_size=256,
+            hidden_size=192,
             depth=6,
-            num_heads=4,
+            num_heads=3,
             adaln_rank=64,  # a full modulation would be half of the parameters
         ),
-        packing=PackingConfig(budget=data.fitting_budget(1024, patch)),
-        steps=1500,
+        # small packs: where time is short, more steps are worth more than larger ones
+        packing=PackingConfig(budget=data.fitting_budget(512, patch)),
+        steps=2000,
         # a short run on a small network wants a high rate, and a warm-up to survive it
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=100),
+        time=data.noisy_times(),
+        sampling=SamplingSettings(guidance_high=1.0),  # so small a network needs it from the first step on
         held_out=HeldOutConfig(every=250),
         pictures=PicturesConfig(every=500, sizes=data.three_shapes(patch)),
         checkpoint_every=250,
@@ -35,12 +39,13 @@ def tutorial(data: DataSummary) -> TrainConfig:
 
 def mini(data: DataSummary) -> TrainConfig:
     """About an hour on one GPU: the `mini` network on a few thousand pictures."""
-    patch = max(1, 16 // data.px_per_cell)
+    patch = data.patch_of(16)
     return TrainConfig(
         model=NiTConfig.preset("mini", num_classes=data.num_classes, channels=data.channels, patch_size=patch),
         packing=PackingConfig(budget=data.fitting_budget(16384, patch)),
         steps=20_000,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500),
+        time=data.noisy_times(),
         held_out=HeldOutConfig(every=500),
         pictures=PicturesConfig(every=2000, sizes=data.three_shapes(patch)),
     )

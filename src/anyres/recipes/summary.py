@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..flow.time import TimeConfig
 from ..grid import Size
 from ..latents.format import LatentDataset
 
@@ -45,6 +46,19 @@ class DataSummary:
         multiple, side = self.px_per_cell * patch, self.median_side
         shapes = ((1.0, 1.0), (1.5, 1 / 1.5), (1 / 1.5, 1.5))
         return tuple(str(Size(round(side * h), round(side * w)).rounded(multiple)) for w, h in shapes)
+
+    def patch_of(self, px: int) -> int:
+        """The patch size at which a token is about this many px."""
+        return max(1, px // self.px_per_cell)
+
+    def noisy_times(self) -> TimeConfig:
+        """Times that favour noise where cells are small.
+
+        Neighbouring cells of few px say much the same, so that an image's outlines show through noise that would hide
+        a cell by itself: what decides them are times near 1 (arXiv 2301.11093 shifts the schedule for the same reason).
+        The published times were chosen for cells of 32 px.
+        """
+        return TimeConfig(mean=1.0) if self.px_per_cell < 16 else TimeConfig()
 
     def fitting_budget(self, wanted: int, patch: int) -> int:
         """`wanted` tokens, or as many as the largest image has, in whole multiples of 128."""

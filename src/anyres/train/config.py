@@ -9,6 +9,7 @@ from ..flow.time import TimeConfig
 from ..grid import Size
 from ..model.config import NiTConfig
 from ..packing.plan import PackingConfig
+from ..sample.request import SamplingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class HeldOutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesConfig:
-    """Pictures made during training, by the averaged weights, always from the same seeds."""
+    """Pictures made during training, by the averaged weights, always from the same seeds; `sampling` says how."""
 
     every: int = 1000
     """Steps between two sheets; 0 makes none."""
@@ -78,16 +79,10 @@ class PicturesConfig:
     """Sizes in px, WIDTHxHEIGHT; each is made for each of the first labels."""
     labels: int = 4
     """How many labels."""
-    steps: int = 20
-    """Solver steps."""
-    guidance: float = 2.25
-    """Guidance scale."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, f"every = {self.every}", "0 or more steps")
-        require(
-            self.labels >= 1 and self.steps >= 1, f"labels = {self.labels}, steps = {self.steps}", "at least 1 each"
-        )
+        require(self.labels >= 1, f"labels = {self.labels}", "at least 1")
         for size in self.sizes:
             Size.parse(size)
 
@@ -124,6 +119,8 @@ class TrainConfig:
     """The held-out loss."""
     pictures: PicturesConfig = field(default_factory=PicturesConfig)
     """Pictures during training."""
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    """How those pictures are sampled, and what the exported model has as its defaults."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; "auto" is bfloat16 autocast on a GPU, float32 on a CPU."""
     attention: str = "auto"

@@ -82,7 +82,7 @@ class Throughput:
     """Rates since the last reading.
 
     Args:
-        peak: the device's FLOP/s in the run's precision, or None where it is not known.
+        peak: the device's FLOP/s in the run's precision, or None where it is not known (only bfloat16's are).
     """
 
     def __init__(self, peak: float | None) -> None:

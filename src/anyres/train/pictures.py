@@ -8,7 +8,7 @@ from ..latents.autoencoder import Autoencoder
 from ..latents.format import LatentDataset
 from ..model.nit import NiT
 from ..sample.pipeline import Pipeline
-from ..sample.request import LabelTable, SamplingSettings
+from ..sample.request import LabelTable
 from ..sample.writer import write_contact_sheet
 from .config import TrainConfig
 
@@ -33,7 +33,7 @@ def pipeline_of(
         path=config.path,
         trained_side=int(dataset.cells.max()) // config.model.patch_size,
         name=name,
-        defaults=SamplingSettings(),
+        defaults=config.sampling,
     )
 
 
@@ -44,11 +44,6 @@ def draw_pictures(pipe: Pipeline, config: TrainConfig, folder: Path, step: int) 
     sizes = [Size.parse(size).rounded(px_per_token) for size in settings.sizes]
     labels = pipe.labels.names[: settings.labels]
     wanted = [(label, size) for label in labels for size in sizes]
-    images = pipe(
-        labels=[label for label, _ in wanted],
-        sizes=[size for _, size in wanted],
-        steps=settings.steps,
-        guidance=settings.guidance,
-    )
+    images = pipe(labels=[label for label, _ in wanted], sizes=[size for _, size in wanted])
     captions = [f"{label} {size}" for label, size in wanted]
     return write_contact_sheet(images, captions, make_folder(folder) / f"step-{step:07d}.png")

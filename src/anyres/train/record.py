@@ -17,7 +17,7 @@ from .held_out import held_out_loss
 from .metrics import Metrics, Throughput, peak_flops
 from .pictures import draw_pictures, pipeline_of
 from .state import Progress, TrainState
-from .step import DrawnPack, StepOutcome
+from .step import DrawnPack, StepOutcome, in_bfloat16
 
 
 class Guard:
@@ -78,7 +78,8 @@ class Recorder:
         self._state, self._held_out = state, held_out
         self._device = state.model.device
         self._metrics = Metrics(folder.metrics, state.progress.step)
-        self._throughput = Throughput(peak_flops(device_name(self._device)))
+        peak = peak_flops(device_name(self._device)) if in_bfloat16(config, self._device) else None
+        self._throughput = Throughput(peak)
         self._figures: dict[str, Any] = {}
         self._autoencoder: Autoencoder | None = None
         self._saved_step = state.progress.step if checkpoint.saved(folder.checkpoints) else -1

@@ -155,9 +155,12 @@ def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcom
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager:
     """bfloat16 matrix products where the configuration asks for them."""
-    if config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda"):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if in_bfloat16(config, device) else nullcontext()
+
+
+def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether the run's matrix products are in bfloat16."""
+    return config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:
