@@ -9,12 +9,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 from beartype import BeartypeConf, beartype
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from tests.float64 import forbid_float64
 
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int where a float is asked for is fine
 install_import_hook("anyres", "tests.conftest.check_types")
+
+
+# a test's first example may have to wait for a compiler or a library
+settings.register_profile("anyres", deadline=None)
+settings.load_profile("anyres")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -43,23 +43,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbose = any(flag in rest for flag in ("-v", "--verbose"))
     rest = [argument for argument in rest if argument not in ("-v", "--verbose")]
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="anyres: %(message)s")
-    if not rest or rest[0] in ("-h", "--help", "help"):
+    try:
+        try:
+            return _run(rest)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is expected, and not when Python ends
+    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
-        return 0 if rest else 2
-    if rest[0] == "--version":
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
         from . import __version__
 
         print(f"anyres {__version__}")
         return 0
-    command, *rest = rest
+    command, *rest = arguments
     try:
         return _command(command)(rest)
     except AnyResError as error:
         print(f"anyres {command}: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print(f"anyres {command}: interrupted", file=sys.stderr)
         return 130

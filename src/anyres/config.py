@@ -91,7 +91,8 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return _read_union(typing.get_args(hint), value, where)
     if origin is Literal:
         options = typing.get_args(hint)
-        if value in options:
+        # 1 == True == 1.0 in Python, and not in JSON
+        if any(type(value) is type(option) and value == option for option in options):
             return value
         raise ConfigError(
             f"{where} is {value!r}",

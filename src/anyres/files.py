@@ -25,6 +25,12 @@ def writing(path: Path) -> Iterator[None]:
                 fix="free some space or choose another output folder, then run the same command again: "
                 "what was finished is kept",
             ) from error
+        if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE):
+            raise DataError(
+                f"cannot write {path}: {error.strerror}",
+                wanted="a disk that takes it",
+                fix="check the disk, or choose another output folder, then run the same command again",
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise DataError(
                 f"cannot write {path}: {error.strerror}",
@@ -42,7 +48,7 @@ def make_folder(path: Path) -> Path:
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe-{os.getpid()}"
+        probe = path / f".probe.{os.getpid()}.tmp"
         probe.write_bytes(b"")
         probe.unlink()
     return path
@@ -80,12 +86,18 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        DataError: the file is missing or is not JSON.
+        DataError: the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", wanted="a JSON file there", fix="check the path") from None
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}",
+            wanted="a JSON file there that this user may read",
+            fix="check the path and its permissions",
+        ) from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
             f"{path} is not valid JSON: {error}",

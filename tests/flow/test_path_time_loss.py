@@ -12,6 +12,8 @@ from anyres.flow.loss import alignment_loss, direction_loss, flow_loss
 from anyres.flow.path import PATHS, LinearPath, Path, path_named
 from anyres.flow.time import TimeConfig, training_times
 
+pytestmark = pytest.mark.float64
+
 paths = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 
 

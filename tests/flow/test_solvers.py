@@ -13,6 +13,8 @@ from anyres.flow.path import PATHS, LinearPath, Path
 from anyres.flow.solvers import euler, euler_maruyama, heun
 from anyres.flow.time import solver_times, stochastic_times
 
+pytestmark = pytest.mark.float64
+
 # Data N(μ, s²): E[x | x_t] and E[ε | x_t] are linear in x_t, so velocity, flow and marginals are known.
 MEAN, STD = 0.7, 0.5
 

@@ -24,7 +24,7 @@ def fitted() -> PatchPCA:
 
 
 @given(high=st.integers(1, 5), wide=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_encoding_inverts_decoding(fitted: PatchPCA, high: int, wide: int, seed: int) -> None:
     latents = torch.randn(2, 32, high, wide, generator=torch.Generator().manual_seed(seed))
     images = fitted.decode(latents)

@@ -51,6 +51,7 @@ def test_orders_differ_only_where_the_released_code_is_wrong(height: int, width:
         torch.testing.assert_close(released.sin[token], right.sin[by_place[place]])
 
 
+@pytest.mark.float64
 def test_rotation_keeps_lengths_and_depends_on_distance_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 1, 16, generator=generator, dtype=torch.float64)

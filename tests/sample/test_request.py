@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anyres.errors import ConfigError
@@ -99,7 +99,6 @@ def requests_of(lengths):
     return [ImageRequest(label=0, size=Size(8, 8 * n), grid=Grid(1, n), seed=0) for n in lengths]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=30), st.integers(1, 20))
 def test_packs_keep_the_order_and_the_budget(lengths, budget):
     requests = requests_of(lengths)
@@ -111,7 +110,6 @@ def test_packs_keep_the_order_and_the_budget(lengths, budget):
     assert all(total + pack[0].grid.tokens > budget for total, pack in zip(totals, packs[1:], strict=False))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=30),
     st.integers(12, 40),

@@ -27,7 +27,7 @@ from anyres.sample.request import SamplingSettings
 from anyres.train import checkpoint, loop
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
-from tests.made import dataset
+from tests.made import dataset, pipeline
 from tests.model.helpers import small_config
 
 
@@ -213,6 +213,9 @@ def test_data_that_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a training run"):
         train(settings(data), data, tmp_path / "full", device="cpu")
     assert (tmp_path / "full" / "thesis.txt").read_text() == "precious"
+    pipeline().save_pretrained(tmp_path / "model")
+    with pytest.raises(DataError, match="is not a training run"):
+        train(settings(data), data, tmp_path / "model", device="cpu")
 
 
 def test_long_images_are_shrunk_where_the_recipe_says_so(data: Path, tmp_path: Path) -> None:
@@ -230,7 +233,7 @@ def test_long_images_are_shrunk_where_the_recipe_says_so(data: Path, tmp_path: P
         (["tutorial", "--attention", "varlen"], "needs a CUDA device"),
         (["tutorial", "--attention", "sdpo"], "did you mean 'sdpa'"),
         (["tutorial", "--steps", "0"], "steps = 0"),
-        (["tutorial", "--model.num-heads", "3"], "head dimension"),
+        (["tutorial", "--model.num-heads", "5"], "head dimension"),
         (["tutorial", "--device", "cuda:9"], "not available"),
     ],
 )

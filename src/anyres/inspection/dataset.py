@@ -7,8 +7,9 @@ import numpy as np
 from ..latents.format import LatentDataset
 from ..packing.plan import Algorithm, PackingConfig, PackingReport, report
 
-SHAPES = (("tall, 1:2 or more", 0.0, 0.5), ("tall", 0.5, 0.8), ("near-square", 0.8, 1.25), ("wide", 1.25, 2.0),
-          ("wide, 2:1 or more", 2.0, np.inf))  # fmt: skip
+# name, sign of width − height (0: either), and from which to below which long side : short side
+SHAPES = (("tall, 1:2 or more", -1, 2.0, np.inf), ("tall", -1, 1.25, 2.0), ("near-square", 0, 1.0, 1.25),
+          ("wide", 1, 1.25, 2.0), ("wide, 2:1 or more", 1, 2.0, np.inf))  # fmt: skip
 ALGORITHMS: tuple[Algorithm, ...] = ("shuffled_best_fit", "lpfhp")
 DEFAULT_BUDGETS = (1024, 4096, 16384, 65536)
 
@@ -51,10 +52,12 @@ class DatasetReport:
         )
 
     def _shapes(self) -> str:
-        ratio = self.dataset.image_px[:, 1] / self.dataset.image_px[:, 0]
+        height, width = self.dataset.image_px.T
+        ratio = np.maximum(height, width) / np.minimum(height, width)
         rows = [("shape (width : height)", "rows", "share")]
-        for name, low, high in SHAPES:
-            count = int(((ratio >= low) & (ratio < high)).sum())
+        for name, sign, low, high in SHAPES:
+            turned = (sign == 0) | (np.sign(width - height) == sign)
+            count = int((turned & (ratio >= low) & (ratio < high)).sum())
             rows.append((name, f"{count:,}", f"{count / len(ratio):.1%}"))
         return _table(rows)
 

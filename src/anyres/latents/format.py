@@ -115,7 +115,7 @@ class LatentDataset:
         import pyarrow.parquet as pq
 
         path = Path(path)
-        info = _read_info(path)
+        info = read_info(path)
         try:
             table = pq.read_table(path / MANIFEST_FILE)
         except (OSError, pa.ArrowException) as error:
@@ -247,7 +247,12 @@ class LatentDataset:
                 )
 
 
-def _read_info(path: Path) -> DatasetInfo:
+def read_info(path: Path) -> DatasetInfo:
+    """Read a dataset's dataset.json.
+
+    Raises:
+        DataError: the folder or the file is missing, the file is damaged, or of a newer format.
+    """
     if not path.is_dir():
         raise DataError(
             f"there is no folder {path}", wanted="a dataset, as anyres prepare writes it", fix="check the path"

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from einops import rearrange
 from safetensors.torch import save
@@ -68,14 +69,13 @@ class PatchPCA:
             raise ConfigError(
                 f"got {channels} channels for patches of {patch} px", wanted=f"1 to {values}", fix="ask for fewer"
             )
-        total, product, count = torch.zeros(values).double(), torch.zeros(values, values).double(), 0
+        # in numpy: float64 on the host, whatever the device has
+        total, product, count = np.zeros(values), np.zeros((values, values)), 0
         for number, image in enumerate(images):
-            rows = _patches(image[None], patch).flatten(0, 2)
+            rows = _patches(image[None], patch).flatten(0, 2).cpu().numpy().astype(np.float64)
             if len(rows) > FIT_PATCHES:
-                chosen = noise.generator("PatchPCA.fit", number).permutation(len(rows))[:FIT_PATCHES]
-                rows = rows[torch.from_numpy(chosen)]
-            rows = rows.double()
-            total += rows.sum(0)
+                rows = rows[noise.generator("PatchPCA.fit", number).permutation(len(rows))[:FIT_PATCHES]]
+            total += rows.sum(axis=0)
             product += rows.T @ rows
             count += len(rows)
         if count < values:
@@ -85,13 +85,14 @@ class PatchPCA:
                 fix="prepare more or larger images",
             )
         mean = total / count
-        covariance = product / count - torch.outer(mean, mean)
-        variances, directions = torch.linalg.eigh(covariance)  # ascending
-        basis = directions.T.flip(0)[:channels]
+        covariance = product / count - np.outer(mean, mean)
+        variances, directions = np.linalg.eigh(covariance)  # ascending
+        basis = directions.T[::-1][:channels]
         # a direction's sign is free: the largest entry is positive, so that refits agree
-        largest = basis.gather(1, basis.abs().argmax(1, keepdim=True))
-        spread = variances.flip(0)[:channels].clamp(min=1e-12).sqrt()
-        return cls((basis * largest.sign()).float(), mean.float(), spread.float())
+        largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=1, keepdims=True), axis=1)
+        spread = np.sqrt(np.maximum(variances[::-1][:channels], 1e-12))
+        parts = (basis * np.sign(largest), mean, spread)
+        return cls(*(torch.from_numpy(part.astype(np.float32)) for part in parts))
 
     @property
     def scaling(self) -> LatentScaling:
@@ -99,11 +100,10 @@ class PatchPCA:
 
         Whitening whole would make the finest channel, which the eye hardly sees, as loud as the brightness.
         """
-        spread = self.spread.cpu().double()  # not every device has float64
-        root = spread.sqrt()
+        spread = self.spread.tolist()
         # the scaled variance of a channel is its spread
-        factor = 1 / (root * spread.mean().sqrt())
-        return LatentScaling(shift=(0.0,) * len(root), factor=tuple(factor.tolist()))
+        mean = sum(spread) / len(spread)
+        return LatentScaling(shift=(0.0,) * len(spread), factor=tuple(1 / math.sqrt(each * mean) for each in spread))
 
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels high wide"]:

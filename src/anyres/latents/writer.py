@@ -7,6 +7,7 @@ entry is done, what has none is done again. The manifest and then dataset.json f
 import csv
 import fcntl
 import io
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..config import from_dict, to_dict
+from ..config import to_dict
 from ..errors import DataError
 from ..files import make_folder, read_json, remove_leftovers, replacing, write_json
-from .format import INFO, MANIFEST, MANIFEST_FILE, REJECTED, SHARD, DatasetInfo
+from .format import AUTOENCODER, INFO, MANIFEST, MANIFEST_FILE, REJECTED, SHARD, DatasetInfo, read_info
 from .journal import COLUMNS, Part, Rejected, Row, read_part, write_part
 from .shards import write_shard
 
@@ -32,7 +33,8 @@ class DatasetWriter:
         folder: the dataset's; made if missing.
 
     Raises:
-        DataError: the folder cannot be written to, holds something else, or another process is writing to it.
+        DataError: the folder cannot be written to, holds something else, something damaged or of a newer format, or
+            another process is writing to it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,16 +56,14 @@ class DatasetWriter:
             raise DataError(
                 f"another process is preparing {folder}", wanted="one at a time", fix="wait until it is done"
             ) from None
-        remove_leftovers(folder)
-        remove_leftovers(self._parts)
         self.parts: list[Part] = []
         self._tables: list[Any] = []  # the rows of each part, columnar: there may be millions
-        for path in sorted(self._parts.glob("part-*.parquet")):
-            part, table = read_part(path)
-            self.parts.append(part)
-            self._tables.append(table)
-        while (shard := folder / SHARD.format(len(self.parts))).is_file():
-            shard.unlink()  # a process was killed before it made the entry
+        self._labels: tuple[str, ...] = ()  # of an earlier run: they keep their numbers
+        try:
+            self._resume()
+        except BaseException:
+            self._lock.close()
+            raise
 
     def __enter__(self) -> "DatasetWriter":
         return self
@@ -169,7 +169,8 @@ class DatasetWriter:
                 fix=f"check the folder; {self.folder / REJECTED} lists each image's reason",
             )
         table = pa.concat_tables(self._tables)
-        labels = self._labels(set(pc.unique(table.column("label")).to_pylist()))
+        new = set(pc.unique(table.column("label")).to_pylist()) - set(self._labels)
+        labels = (*self._labels, *sorted(new))
         count = sum(part.cells for part in filled)
         mean = np.sum([part.channel_sum for part in filled], axis=0) / count
         square = np.sum([part.channel_square_sum for part in filled], axis=0) / count
@@ -189,16 +190,36 @@ class DatasetWriter:
         write_json(self.folder / INFO, to_dict(result))
         return result
 
+    def _resume(self) -> None:
+        """Read what earlier runs did, and remove what they began."""
+        remove_leftovers(self.folder)
+        remove_leftovers(self._parts)
+        for path in sorted(self._parts.glob("part-*.parquet")):
+            part, table = read_part(path)
+            self.parts.append(part)
+            self._tables.append(table)
+        whole = all(part.shard == number for number, part in enumerate(self.parts))
+        if (self.folder / INFO).is_file():
+            info = read_info(self.folder)
+            self._labels = info.labels
+            whole = whole and sum(table.num_rows for table in self._tables) >= info.rows
+        if not whole:
+            raise DataError(
+                f"{self._parts} lacks entries of parts that were done",
+                wanted="all that anyres prepare wrote there",
+                fix="restore it from a copy, or prepare the images again into a new folder",
+            )
+        # a process was killed before it made the entry
+        (self.folder / SHARD.format(len(self.parts))).unlink(missing_ok=True)
+        if not self.parts:
+            # nothing was made with them: what was killed or refused that early may begin with others
+            (self._parts / SETTINGS).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / AUTOENCODER, ignore_errors=True)
+
     def _still_rejected(self) -> list[Rejected]:
         written = self.finished_sources()
         latest = {item.source: item for part in self.parts for item in part.rejected if item.source not in written}
         return [latest[source] for source in sorted(latest)]
-
-    def _labels(self, found: set[str]) -> tuple[str, ...]:
-        """Names in order; those of an earlier run keep their numbers, new ones follow."""
-        path = self.folder / INFO
-        old = from_dict(DatasetInfo, read_json(path), where=str(path)).labels if path.is_file() else ()
-        return (*old, *sorted(found - set(old)))
 
     def _write_manifest(self, table: Any, labels: tuple[str, ...]) -> None:
         import pyarrow as pa

@@ -92,13 +92,15 @@ def shuffled_best_fit(lengths: np.ndarray, budget: int, rng: np.random.Generator
         lengths: tokens of each image.
         budget: tokens that a pack may hold.
         rng: for the shuffles.
-        reserve: images from which gaps are closed; refilled from the shuffled order.
+        reserve: images from which gaps are closed; refilled from the shuffled order. At most a tenth of all, since
+            what the reserve holds at the end is not packed at random.
 
     Raises:
         ConfigError: a budget below 1.
         DataError: an image longer than the budget.
     """
     check_budget(lengths, budget)
+    reserve = min(reserve, max(16, len(lengths) // 10))
     order = rng.permutation(len(lengths))
     ends = np.concatenate([[0], np.cumsum(lengths[order])])
     closers = _Reserve(lengths, budget, reserve, rng)

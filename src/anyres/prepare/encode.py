@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from .. import noise
 from ..devices import pick_device
@@ -94,8 +93,8 @@ def prepare(options: PrepareOptions) -> PrepareReport:
     started = time.perf_counter()
     device = pick_device(options.device)
     with warnings.catch_warnings(), DatasetWriter(options.out) as writer:
-        # what is too large is rejected, and listed
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        # Pillow warns of what is too large, which is rejected and listed, and of damaged EXIF
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         found = find_images(options.images)
         writer.agree(_settings(options))
         autoencoder = _autoencoder(options, found)

@@ -3,6 +3,8 @@
 import hashlib
 import io
 import os
+import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ UNLABELLED = "unlabelled"
 
 # not pictures made of pixels: descriptions that run an external program, and containers that Pillow only identifies
 NOT_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+BYTES_PER_PX = 16  # of a file, at most: four channels of float32, uncompressed
 
 
 class RejectedImageError(Exception):
@@ -119,10 +122,7 @@ def decode(path: Path) -> DecodedImage:
             decompression bombs (about 89 million px).
         UnreadableImageError: the disk or the permissions are in the way, or memory is short.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(f"cannot be read: {error.strerror}") from None
+    data = _read(path)
     if not data:
         raise RejectedImageError("the file is empty")
     Image.init()  # otherwise it loads its plugins when first needed, and the list is empty until then
@@ -199,6 +199,21 @@ def _files(folder: Path) -> list[Path]:
 def _text(name: str) -> str:
     """A file's name as text that can be written; one that is not UTF-8 then leads nowhere, and reading rejects it."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _read(path: Path) -> bytes:
+    bound = BYTES_PER_PX * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, for ever
+            raise UnreadableImageError("not a file")
+        if status.st_size > bound:
+            raise RejectedImageError(f"too large to decode safely: {status.st_size:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(f"cannot be read: {error.strerror}") from None
+    except MemoryError:
+        raise UnreadableImageError("too large for the memory") from None
 
 
 def _bomb(size: str) -> str:

@@ -95,7 +95,11 @@ def _variants(options: PrepareOptions, file: ImageFile, image: DecodedImage, px_
 
 def _resized(options: PrepareOptions, image: DecodedImage, variant: Variant, multiple: int) -> Image.Image | None:
     if variant == "native":
-        return resize(image.pixels, native_size(image.size, multiple, options.max_side))
+        size = native_size(image.size, multiple, options.max_side)
+        # a side of at least one cell makes a line of 1 × 89 million px larger than the disk holds
+        if size.area > 2 * max(options.max_side, multiple) ** 2:
+            raise RejectedImageError(f"its shape is too extreme: {image.size} px would be encoded at {size}")
+        return resize(image.pixels, size)
     side = SQUARES[variant]
     if min(image.size.height, image.size.width) < side and not options.upscale:
         return None

@@ -24,6 +24,8 @@ from ..files import make_folder, read_json, write_json
 from ..latents.format import DatasetInfo, LatentDataset
 from .config import TrainConfig
 
+CONFIG, DATA = "config.json", "data.json"
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -60,18 +62,20 @@ def open_run(root: Path, config: TrainConfig, dataset: LatentDataset, device: to
             labels; the differences are shown.
         DataError: the folder cannot be written to, or holds something else.
     """
-    if root.is_dir() and any(root.iterdir()) and not (root / "config.json").is_file():
+    known = (root / DATA).is_file()  # the first that a run writes; a pipeline has a config.json, too
+    if root.is_dir() and any(root.iterdir()) and not known:
         raise DataError(
             f"{root} is not empty and is not a training run",
             wanted="a new folder, or the folder of a run to continue",
             fix="choose another --out",
         )
     make_folder(root)
-    if (root / "config.json").is_file():
-        _check_architecture(root, config)
+    if known:
         _check_data(root, dataset.info)
-    write_json(root / "config.json", to_dict(config))
-    write_json(root / "data.json", {"path": str(dataset.path), "info": to_dict(dataset.info)})
+    if (root / CONFIG).is_file():
+        _check_architecture(root, config)
+    write_json(root / DATA, {"path": str(dataset.path), "info": to_dict(dataset.info)})
+    write_json(root / CONFIG, to_dict(config))
     starts = read_json(root / "environment.json") if (root / "environment.json").is_file() else []
     write_json(root / "environment.json", [*starts, environment(device)])
     return RunFolder(root)
@@ -96,7 +100,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _check_architecture(root: Path, config: TrainConfig) -> None:
-    old = from_dict(TrainConfig, read_json(root / "config.json"), where=str(root / "config.json"))
+    old = from_dict(TrainConfig, read_json(root / CONFIG), where=str(root / CONFIG))
     changed = list(differences(old.model, config.model, "model."))
     if changed:
         raise CheckpointError(
@@ -107,7 +111,7 @@ def _check_architecture(root: Path, config: TrainConfig) -> None:
 
 
 def _check_data(root: Path, info: DatasetInfo) -> None:
-    old = from_dict(DatasetInfo, read_json(root / "data.json")["info"], where=str(root / "data.json"))
+    old = from_dict(DatasetInfo, read_json(root / DATA)["info"], where=str(root / DATA))
     if not old.autoencoder.same_as(info.autoencoder):
         raise CheckpointError(
             f"the run in {root} was trained on latents of {old.autoencoder.describe()}, "

@@ -1,0 +1,54 @@
+"""`anyres prepare` killed at a chosen instant, in a process of its own."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from anyres.prepare.encode import PrepareReport, prepare
+from anyres.prepare.options import PrepareOptions
+
+# a server that imported all and computed nothing forks a clean process for each kill
+IMPORTED = (__name__, "pytest", "pyarrow.parquet", "pyarrow.compute", "safetensors.torch", "rich.console")
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(list(IMPORTED))
+Image.init()  # its plugins
+CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod")
+
+
+def no_fsync(_descriptor: int) -> None:
+    """Instead of `os.fsync`, which is slow, and matters to power cuts but not to kills."""
+
+
+def run(images: Path, out: Path, **options) -> PrepareReport:
+    """Prepare in small shards."""
+    settings = {"images_per_shard": 5, "workers": 1, **options}
+    return prepare(PrepareOptions(images=images, out=out, device="cpu", **settings))
+
+
+def kill(images: Path, out: Path, change: int) -> bool:
+    """`run`, killed right before its n-th change of what is in `out`; False if it finished with fewer."""
+    process = SERVER.Process(target=_killed_run, args=(images, out, change))
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def _killed_run(images: Path, out: Path, change: int) -> None:
+    left = change
+
+    def watch(event: str, args: tuple) -> None:
+        nonlocal left
+        opened = event == "open" and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if (opened or event in CHANGES) and isinstance(args[0], str | Path) and Path(args[0]).is_relative_to(out):
+            left -= 1
+            if not left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = no_fsync
+    sys.addaudithook(watch)
+    run(images, out)
