@@ -149,7 +149,8 @@ class PackLoader:
             finish: what to make of a pack, in the thread too, from the pack and its number in this stream.
             workers: threads. The result does not depend on them.
         """
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="packs")
+        # one core each (torch's setting is a thread's own): more would fight with a network that trains on the CPU
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="packs", initializer=torch.set_num_threads, initargs=(1,))
         waiting: deque[Future[T]] = deque()
         place, number = position, 0
         try:

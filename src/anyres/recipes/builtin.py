@@ -26,7 +26,7 @@ def tutorial(data: DataSummary) -> TrainConfig:
         ),
         # small packs: where time is short, more steps are worth more than larger ones
         packing=PackingConfig(budget=data.fitting_budget(512, patch)),
-        steps=2000,
+        steps=3000,
         # a short run on a small network wants a high rate, and a warm-up to survive it
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=100),
         time=data.noisy_times(),
@@ -38,7 +38,7 @@ def tutorial(data: DataSummary) -> TrainConfig:
 
 
 def mini(data: DataSummary) -> TrainConfig:
-    """About an hour on one GPU: the `mini` network on a few thousand pictures."""
+    """Under half an hour on one H200: the `mini` network on a few thousand pictures."""
     patch = data.patch_of(16)
     return TrainConfig(
         model=NiTConfig.preset("mini", num_classes=data.num_classes, channels=data.channels, patch_size=patch),
