@@ -3,13 +3,15 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from .errors import AnyResError, DataError
 
 
 @contextmanager
@@ -17,27 +19,56 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the disk's refusals (full, read-only, not permitted) into a `DataError` that names `path`."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(
-                f"the disk is full: cannot write {path}",
-                wanted="free space on that disk",
-                fix="free some space or choose another output folder, then run the same command again: "
-                "what was finished is kept",
-            ) from error
-        if error.errno in (errno.EIO, errno.EFBIG, errno.ESTALE):
-            raise DataError(
-                f"cannot write {path}: {error.strerror}",
-                wanted="a disk that takes it",
-                fix="check the disk, or choose another output folder, then run the same command again",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise DataError(
-                f"cannot write {path}: {error.strerror}",
-                wanted="a folder that this user may write to",
-                fix="choose another output folder, or change its permissions",
-            ) from error
-        raise
+    except Exception as error:
+        refusal = _refusal(error)
+        known = next((known for known in _REFUSALS if refusal is not None and refusal.errno in known.numbers), None)
+        if refusal is None or known is None:
+            raise
+        raise DataError(
+            known.got.format(path=path, why=refusal.strerror), wanted=known.wanted, fix=known.fix
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    numbers: tuple[int, ...]
+    got: str
+    wanted: str
+    fix: str
+
+
+_REFUSALS = (
+    _Refusal(
+        (errno.ENOSPC, errno.EDQUOT),
+        "the disk is full: cannot write {path}",
+        "free space on that disk",
+        "free some space or choose another output folder, then run the same command again: what was finished is kept",
+    ),
+    _Refusal(
+        (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.EISDIR),
+        "cannot write {path}: {why}",
+        "a folder that this user may write to",
+        "choose another output folder, or change its permissions",
+    ),
+    _Refusal(
+        (errno.EIO, errno.EFBIG, errno.ESTALE),
+        "cannot write {path}: {why}",
+        "a disk that takes it",
+        "check the disk, or choose another output folder, then run the same command again",
+    ),
+)
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """What the disk said: the error itself, or one that a library has wrapped in its own."""
+    if error is None or isinstance(error, OSError):
+        return error
+    if isinstance(error, AnyResError):  # said already
+        return None
+    number = re.search(r"\(os error (\d+)\)", str(error))  # libraries written in Rust keep no more of it
+    if number:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return _refusal(error.__cause__ or error.__context__)
 
 
 def make_folder(path: Path) -> Path:

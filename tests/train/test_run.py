@@ -2,11 +2,14 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,6 +224,41 @@ def test_data_that_does_not_fit_is_refused(data: Path, tmp_path: Path) -> None:
 def test_long_images_are_shrunk_where_the_recipe_says_so(data: Path, tmp_path: Path) -> None:
     shrink = settings(data, packing=PackingConfig(budget=4, oversize="shrink"), steps=2)
     assert train(shrink, data, tmp_path / "run", device="cpu").shrunk > 0
+
+
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """The disk takes no file of more bytes; Python ignores the signal, so that writing fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_refuses_a_checkpoint_loses_nothing(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(settings(data, steps=2), data, run, device="cpu")
+    whole = sorted(path.stat().st_size for path in run.rglob("*") if path.is_file())
+    for size in (whole[-1] - 1, whole[-2] - 1, 200):
+        with small_files(size), pytest.raises(DataError, match="cannot write"):
+            train(settings(data, steps=4), data, run, device="cpu")
+        assert [path.name for path in checkpoint.saved(run / "checkpoints")] == ["step-2"]
+        assert not list(run.rglob(".*.tmp"))
+    train(settings(data, steps=4), data, run, device="cpu")
+    train(settings(data, steps=4), data, tmp_path / "undisturbed", device="cpu")
+    ours, theirs = last_state(run), last_state(tmp_path / "undisturbed")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_disk_that_refuses_the_model_keeps_the_old_one(tmp_path: Path) -> None:
+    pipeline().save_pretrained(tmp_path / "model")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    with small_files(len(before) - 1), pytest.raises(DataError, match="cannot write"):
+        pipeline().save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ..packing.plan import Algorithm, PackingConfig, PackingReport, report
 SHAPES = (("tall, 1:2 or more", -1, 2.0, np.inf), ("tall", -1, 1.25, 2.0), ("near-square", 0, 1.0, 1.25),
           ("wide", 1, 1.25, 2.0), ("wide, 2:1 or more", 1, 2.0, np.inf))  # fmt: skip
 ALGORITHMS: tuple[Algorithm, ...] = ("shuffled_best_fit", "lpfhp")
-DEFAULT_BUDGETS = (1024, 4096, 16384, 65536)
+DEFAULT_BUDGETS = (512, 1024, 4096, 16384, 65536)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +93,15 @@ def dataset_report(dataset: LatentDataset, patch: int, budgets: tuple[int, ...])
     Args:
         dataset: what to look at.
         patch: cells a side of a token.
-        budgets: tokens; where empty, those of `DEFAULT_BUDGETS` that the longest image fits, or its own length.
+        budgets: tokens; where empty, those of `DEFAULT_BUDGETS` that the longest image fits and that make several
+            packs, or the longest image's length.
 
     Raises:
         DataError: the patch does not divide an image.
     """
     tokens = dataset.lengths(patch)
-    chosen = budgets or tuple(b for b in DEFAULT_BUDGETS if b >= tokens.max()) or (int(tokens.max()),)
+    several = tuple(b for b in DEFAULT_BUDGETS if tokens.max() <= b <= tokens.sum() // 4)
+    chosen = budgets or several or (int(tokens.max()),)
     packings = tuple(
         report(tokens, PackingConfig(budget=budget, algorithm=algorithm))
         for budget in chosen

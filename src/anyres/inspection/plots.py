@@ -50,7 +50,9 @@ def plot_attention(attention: PackAttention, titles: list[str], folder: Path) ->
 def _sizes(report: DatasetReport, folder: Path) -> Path:
     figure, (left, right) = _figure(1, 2, width=5.2, height=4.2)
     height, width = report.dataset.image_px.T
-    left.scatter(width, height, s=4, alpha=0.3, linewidths=0)
+    sizes, counts = np.unique(report.dataset.image_px, axis=0, return_counts=True)
+    # an area that says how many rows have that size
+    left.scatter(sizes[:, 1], sizes[:, 0], s=4 + 200 * counts / counts.max(), alpha=0.4, linewidths=0)
     left.set(xlabel="width, px", ylabel="height, px", title=f"sizes of {len(width):,} rows")
     left.set_aspect("equal", "box")
     right.hist(np.log2(width / height), bins=40)

@@ -40,8 +40,8 @@ def save(folder: Path, state: TrainState, *, keep: int) -> Path:
     """
     make_folder(folder)
     target = folder / f"step-{state.progress.step}"
-    with replacing(target) as staging, _quiet(), writing(target):
-        state_dict_saver.save(_tensors(state), checkpoint_id=staging, no_dist=True)
+    with replacing(target) as staging, _quiet():
+        _write(state, staging)
         write_json(staging / "meta.json", {"format_version": FORMAT_VERSION, "progress": to_dict(state.progress)})
     for old in saved(folder)[:-keep]:
         with writing(old):
@@ -84,6 +84,16 @@ def restore(folder: Path, state: TrainState) -> Path | None:
             fix="restore the folder from a copy, or start a new run in another folder",
         )
     return None
+
+
+def _write(state: TrainState, folder: Path) -> None:
+    failures: list[BaseException] = []
+    try:
+        state_dict_saver.save(_tensors(state), checkpoint_id=folder, no_dist=True)
+    except CheckpointException as error:  # no Exception; it holds what went wrong, by rank
+        failures = [failure for failure, _ in error.failures.values()]
+    if failures:
+        raise failures[0]  # out here, or it would forget its own cause
 
 
 def _load(path: Path, state: TrainState) -> None:
