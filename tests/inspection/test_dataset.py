@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from anyres.errors import BackendError, DataError
+from anyres.inspection.command import inspect
 from anyres.inspection.dataset import DatasetReport, dataset_report
+from anyres.inspection.options import InspectOptions
 from anyres.inspection.plots import plot_dataset
 from anyres.latents.format import LatentDataset
 from tests.made import dataset
@@ -94,8 +96,20 @@ def test_images_longer_than_a_budget_are_counted(data: LatentDataset) -> None:
     assert {p.shrunk for p in found.packings} == {int((data.lengths(PATCH) > budget).sum())}
 
 
-def test_default_budgets_are_those_that_the_longest_image_fits(data: LatentDataset) -> None:
-    assert [p.budget for p in dataset_report(data, PATCH, ()).packings[::2]] == [1024, 4096, 16384, 65536]
+def test_default_budgets_fit_the_longest_image_and_make_several_packs(
+    data: LatentDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = data.lengths(PATCH)
+    longest, all_of_them = int(tokens.max()), int(tokens.sum())
+
+    def chosen(*budgets: int) -> list[int]:
+        monkeypatch.setattr("anyres.inspection.dataset.DEFAULT_BUDGETS", budgets)
+        return sorted({packing.budget for packing in dataset_report(data, PATCH, ()).packings})
+
+    assert chosen(longest - 1, longest, longest + 1, all_of_them // 4, all_of_them) == sorted(
+        {longest, longest + 1, all_of_them // 4}
+    )
+    assert chosen(longest - 1, all_of_them) == [longest]  # none of them: its own length
 
 
 def test_a_patch_that_does_not_divide_is_refused(data: LatentDataset) -> None:
@@ -124,3 +138,6 @@ def test_without_matplotlib_it_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "matplotlib" else find(name, *a))
     with pytest.raises(BackendError, match=r"pip install 'anyres\[plot\]'"):
         plot_dataset(report, tmp_path / "plots")
+    told = inspect(InspectOptions(path=str(report.dataset.path), patch=report.patch, out=tmp_path / "plots"))
+    assert told.startswith(str(report).split("budget")[0])
+    assert "pip install 'anyres[plot]'" in told

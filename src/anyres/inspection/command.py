@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..errors import ConfigError, DataError
+from ..errors import BackendError, ConfigError, DataError
 from ..grid import Size
 from ..latents.format import INFO, LatentDataset
 from ..sample.pipeline import Pipeline
@@ -30,8 +30,11 @@ def _dataset(options: InspectOptions) -> str:
             fix=f"to see where its tokens look: anyres inspect {path} --attention",
         )
     report = dataset_report(LatentDataset.open(path), options.patch, options.budgets)
-    plots = plot_dataset(report, options.out or path / "inspect")
-    return f"{report}\n\nplots: {', '.join(str(plot) for plot in plots)}"
+    try:
+        plots = ", ".join(str(plot) for plot in plot_dataset(report, options.out or path / "inspect"))
+    except BackendError as error:  # the tables are worth having without
+        plots = f"none, since {error.got}: {error.fix}"
+    return f"{report}\n\nplots: {plots}"
 
 
 def _attention(options: InspectOptions) -> str:
