@@ -59,6 +59,17 @@ def test_usage_names_every_command(arguments: list[str], status: int, capsys: py
     assert all(re.search(rf"^  {command} ", usage, re.MULTILINE) for command in COMMANDS)
 
 
+@pytest.mark.parametrize("before", [None, "7"])
+def test_threads_spin_briefly_unless_the_environment_says_otherwise(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if before is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", before)
+    assert main(["inspect", "/nowhere"]) == 2
+    assert os.environ["GOMP_SPINCOUNT"] == (before or "1000")
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"anyres {__version__}\n"

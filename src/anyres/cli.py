@@ -63,6 +63,9 @@ def _run(arguments: list[str]) -> int:
         print(f"anyres {__version__}")
         return 0
     command, *rest = arguments
+    # torch's OpenMP threads wait for each other by spinning, by default so long that two programs on one CPU slow each
+    # other down ninefold; read when torch is imported
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         return _command(command)(rest)
     except AnyResError as error:
