@@ -1,6 +1,6 @@
 """Images of any size and shape, from models trained on images at their own size and shape.
 
-    images ──prepare──▶ latents ──pack──▶ packs ──train──▶ model ──sample──▶ images
+    images ──prepare──▶ latents ──pack──▶ packs ──train──▶ model ──sample──▶ images ──evaluate──▶ figures
 
     anyres.prepare  1  a folder of images → a dataset of latents
     anyres.packing  2  lengths → packs: several images in one sequence
@@ -8,6 +8,7 @@
     anyres.flow     4  the mathematics: path, times, losses, guidance, solvers
     anyres.sample   5  labels and sizes → images
     anyres.train    6  packs → a model
+    anyres.evaluate 7  how near made images are to real ones
 
 Convention, everywhere: t = 0 is data, t = 1 is noise, x_t = (1 − t)·x + t·ε, and the network predicts the
 velocity ε − x.

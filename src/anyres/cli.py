@@ -1,4 +1,4 @@
-"""The command line: `anyres prepare | inspect | train | sample`.
+"""The command line: `anyres prepare | inspect | train | sample | evaluate`.
 
 `anyres --help` must answer at once, so nothing heavy is imported before a command is known.
 """
@@ -23,6 +23,7 @@ commands:
   inspect   what is in a dataset, as tables and plots; or a model's attention
   train     train a model by a recipe, or continue a run
   sample    labels and sizes → images
+  evaluate  how near made images are to real ones
 
 options:
   -h, --help     this text; `anyres COMMAND --help` for a command's options
@@ -132,6 +133,16 @@ def _sample(arguments: list[str]) -> int:
     return 0
 
 
+def _evaluate(arguments: list[str]) -> int:
+    from .evaluate.options import EvaluateOptions
+
+    options = _parse(EvaluateOptions, "evaluate", arguments, "How near made images are to real ones.")
+    from .evaluate.report import evaluate
+
+    print(evaluate(options))
+    return 0
+
+
 def _train(arguments: list[str]) -> int:
     from .recipes.command import options_parser, report
 
@@ -148,6 +159,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "inspect": _inspect,
     "train": _train,
     "sample": _sample,
+    "evaluate": _evaluate,
 }
 
 if __name__ == "__main__":
