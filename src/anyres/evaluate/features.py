@@ -83,7 +83,7 @@ class EfficientNetLite:
 
     def __init__(self, name: str, device: torch.device) -> None:
         self.name, self._side, self._device = name, LITE[name].side, device
-        self._network = _load(name).to(device)
+        self._network = _load(name).to(device, memory_format=torch.channels_last)
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "images 3 height width"]) -> Features:
@@ -91,7 +91,8 @@ class EfficientNetLite:
         x = images.to(self._device).float()
         if x.shape[-2:] != (self._side, self._side):
             x = F.interpolate(x, (self._side, self._side), mode="bicubic", antialias=True).clamp(0, 255)
-        maps = self._network.extract_features((x - self.MEAN) / self.SPREAD)
+        x = ((x - self.MEAN) / self.SPREAD).contiguous(memory_format=torch.channels_last)
+        maps = self._network.extract_features(x)
         pooled = maps.mean(dim=(2, 3))
         return Features(pooled=pooled, probabilities=self._network._fc(pooled).softmax(dim=1))
 

@@ -25,8 +25,8 @@ class EvaluateOptions:
     """The feature network: efficientnet-lite0 or efficientnet-lite2."""
     seed: int = 0
     """Of the draws behind the intervals."""
-    batch: int = 32
-    """Images that go through the network together."""
+    batch: int | None = None
+    """Images that go through the network together; by default what suits the device."""
     workers: int = 2
     """Threads that decode images."""
     device: str = "auto"
@@ -35,8 +35,8 @@ class EvaluateOptions:
     """Also write the figures, as JSON, to this file."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "workers"):
-            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
+        require(self.batch is None or self.batch >= 1, f"batch = {self.batch}", "at least 1")
+        require(self.workers >= 1, f"workers = {self.workers}", "at least 1")
         require(
             not self.upscale or self.size is not None, "--upscale without --size", "both", "add --size WIDTHxHEIGHT"
         )

@@ -31,6 +31,7 @@ from .pictures import Counts, Framing, batches, find
 
 FRECHET_IMAGES = 5000  # below, a Fréchet distance is mostly bias, and is not given
 LEAST_IMAGES = 10  # below, no figure means anything
+BATCH = {"cpu": 4, "mps": 16, "cuda": 64}  # on a CPU large batches leave the caches, and are slower an image
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -109,9 +110,10 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         BackendError: the network's package, or the device, is missing.
     """
     framing = Framing(size=Size.parse(options.size) if options.size else None, upscale=options.upscale)
-    network = load_network(options.network, pick_device(options.device))
-    made = feature_set(options.images, network, framing, batch=options.batch, workers=options.workers)
-    real = feature_set(options.reference, network, framing, batch=options.batch, workers=options.workers)
+    device = pick_device(options.device)
+    network, batch = load_network(options.network, device), options.batch or BATCH[device.type]
+    made = feature_set(options.images, network, framing, batch=batch, workers=options.workers)
+    real = feature_set(options.reference, network, framing, batch=batch, workers=options.workers)
     enough = min(made.moments.count, real.moments.count) >= FRECHET_IMAGES
     covered: Neighbourhoods = neighbourhoods(real.features, made.features)
     result = Evaluation(
