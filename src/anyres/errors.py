@@ -26,6 +26,11 @@ def _rebuild(kind: type[AnyResError], got: str, wanted: str, fix: str) -> AnyRes
     return kind(got, wanted=wanted, fix=fix)
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says, without its further lines."""
+    return (str(error) or repr(error)).splitlines()[0]
+
+
 class ConfigError(AnyResError):
     """A setting, size, label, recipe or option that cannot be used."""
 

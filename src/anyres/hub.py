@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .config import suggestion
-from .errors import ConfigError, DataError
+from .errors import ConfigError, DataError, first_line
 
 MODELS = Path(__file__).parent / "models"  # models in the box, a folder each
 
@@ -59,7 +59,7 @@ def upload_folder(folder: Path, repo_id: str, *, private: bool = False) -> None:
         api.upload_folder(folder_path=str(folder), repo_id=repo_id)
     except Exception as error:  # its transport, and with it the kinds of error, differ between versions
         raise DataError(
-            f"cannot upload to {repo_id!r}: {_first_line(error)}",
+            f"cannot upload to {repo_id!r}: {first_line(error)}",
             wanted="a connection to the hub, and the right to write there",
             fix="log in with `hf auth login`, and check the repository's name",
         ) from error
@@ -72,11 +72,7 @@ def _download(repo_id: str, revision: str | None, wanted: Sequence[str]) -> Path
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(wanted)))
     except Exception as error:  # its transport, and with it the kinds of error, differ between versions
         raise DataError(
-            f"cannot download {repo_id!r} from the hub: {_first_line(error)}",
+            f"cannot download {repo_id!r} from the hub: {first_line(error)}",
             wanted="an existing repository, and a connection to it",
             fix="check the name and the connection, or pass a local folder",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or repr(error)).splitlines()[0]

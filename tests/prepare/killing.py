@@ -29,6 +29,11 @@ def run(images: Path, out: Path, **options) -> PrepareReport:
     return prepare(PrepareOptions(images=images, out=out, device="cpu", **settings))
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file's bytes."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def kill(images: Path, out: Path, change: int) -> bool:
     """`run`, killed right before its n-th change of what is in `out`; False if it finished with fewer."""
     process = SERVER.Process(target=_killed_run, args=(images, out, change))

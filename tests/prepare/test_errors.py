@@ -15,7 +15,7 @@ from anyres.latents import writer
 from anyres.latents.format import LatentDataset
 from anyres.latents.patch_pca import PatchPCA
 from tests.made import patch_pca, picture, picture_folder
-from tests.prepare.killing import no_fsync, run
+from tests.prepare.killing import contents, no_fsync, run
 
 
 @pytest.fixture(autouse=True)
@@ -26,26 +26,6 @@ def _quick(monkeypatch):
 @pytest.fixture
 def images(tmp_path):
     return picture_folder(tmp_path / "images", each=8)
-
-
-@pytest.fixture
-def refused(capsys):
-    """Run the command, which must end with status 2; gives its message."""
-
-    def call(*arguments):
-        assert main(["prepare", "--device", "cpu", *map(str, arguments)]) == 2
-        message = capsys.readouterr().err
-        assert message.startswith("anyres prepare: ")
-        assert "\n  wanted: " in message
-        assert "\n  to fix: " in message
-        assert "Traceback" not in message
-        return message
-
-    return call
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_bad_images_are_listed_counted_and_skipped(images, tmp_path, capsys, monkeypatch, recwarn):

@@ -19,6 +19,7 @@ from anyres.prepare.encode import prepare
 from anyres.prepare.images import centre_crop, resize
 from anyres.prepare.options import PrepareOptions
 from tests.made import patch_pca, picture, picture_folder
+from tests.prepare.killing import contents
 
 PX = 8  # a cell of PatchPCA
 
@@ -126,10 +127,6 @@ def test_the_sums_of_a_dataset(prepared):
         psnr.append(10 * np.log10(4 / float((decoded - tensor(image)).square().mean())))
     assert data.info.reconstruction_images == 24
     assert data.info.reconstruction_psnr == pytest.approx(np.mean(psnr), abs=1e-3)
-
-
-def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("options", [{"workers": 1}, {"workers": 7}, {"batch_px": 1}, {"batch_px": 3000}])

@@ -5,24 +5,18 @@ import shutil
 
 import pytest
 
-from anyres.cli import main
 from anyres.errors import DataError
 from anyres.grid import Size
 from anyres.latents.format import LatentDataset
 from anyres.latents.writer import DatasetWriter
 from anyres.prepare import variants
 from tests.made import patch_pca, picture, picture_folder
-from tests.prepare.killing import kill, no_fsync, run
+from tests.prepare.killing import contents, kill, no_fsync, run
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(os, "fsync", no_fsync)
-
-
-def contents(folder):
-    """Every file's bytes."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +91,6 @@ def test_killed_again_and_again(images, undisturbed, tmp_path):
     assert contents(tmp_path / "data") == undisturbed
 
 
-def refused(capsys, images, out, *options):
-    """The message of a command that ends with status 2."""
-    assert main(["prepare", str(images), "--out", str(out), "--device", "cpu", "--workers", "1", *options]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith("anyres prepare: ")
-    assert "\n  wanted: " in message
-    assert "\n  to fix: " in message
-    assert "Traceback" not in message
-    return message
-
-
 def test_a_second_run_changes_nothing(images, undisturbed, tmp_path):
     out = tmp_path / "data"
     first = run(images, out)
@@ -165,27 +148,27 @@ def test_a_rejected_file_is_tried_again_when_it_has_changed(images, tmp_path, mo
         (["--upscale", "--dtype", "bfloat16"], "upscale: False → True; dtype: float32 → bfloat16"),
     ],
 )
-def test_other_settings_are_refused_and_shown(images, undisturbed, capsys, options, difference):
+def test_other_settings_are_refused_and_shown(images, undisturbed, refused, options, difference):
     out = images.parent / "undisturbed"
-    message = refused(capsys, images, out, *options)
+    message = refused(images, "--out", out, "--workers", 1, *options)
     assert f"{out} was begun with other settings: {difference}\n" in message
     assert contents(out) == undisturbed
 
 
-def test_another_autoencoder_is_refused_and_the_same_one_from_elsewhere_is_not(images, undisturbed, tmp_path, capsys):
+def test_another_autoencoder_is_refused_and_the_same_one_from_elsewhere_is_not(images, undisturbed, tmp_path, refused):
     out = images.parent / "undisturbed"
     patch_pca().save(tmp_path / "other")
-    message = refused(capsys, images, out, "--autoencoder", str(tmp_path / "other"))
+    message = refused(images, "--out", out, "--workers", 1, "--autoencoder", str(tmp_path / "other"))
     assert "autoencoder: PatchPCA " in message
     shutil.copytree(out / "autoencoder", tmp_path / "same")
     assert run(images, out, autoencoder=str(tmp_path / "same")).added == 0
     assert contents(out) == undisturbed
 
 
-def test_what_was_refused_before_it_began_may_be_put_right(images, tmp_path, capsys):
+def test_what_was_refused_before_it_began_may_be_put_right(images, tmp_path, refused):
     out = tmp_path / "data"
     squares = ["--variants", "square-256", "--upscale"]
-    message = refused(capsys, images, out, *squares, "--multiple-of-cells", "3")
+    message = refused(images, "--out", out, "--workers", 1, *squares, "--multiple-of-cells", "3")
     assert "a square whose side is a multiple of 24 px" in message
     assert "change --multiple-of-cells" in message
     patch_pca(channels=4).save(tmp_path / "mine")
@@ -193,8 +176,8 @@ def test_what_was_refused_before_it_began_may_be_put_right(images, tmp_path, cap
     assert report.info.autoencoder.same_as(LatentDataset.open(out).autoencoder().identity)
 
 
-def test_two_at_once_are_refused(images, tmp_path, capsys):
+def test_two_at_once_are_refused(images, tmp_path, refused):
     out = tmp_path / "data"
     with DatasetWriter(out):
-        assert f"another process is preparing {out}" in refused(capsys, images, out)
+        assert f"another process is preparing {out}" in refused(images, "--out", out, "--workers", 1)
     assert run(images, out).added == 7

@@ -11,7 +11,6 @@ from einops import rearrange
 from .. import __version__
 from ..config import to_dict
 from ..devices import pick_device
-from ..errors import DataError
 from ..files import make_folder, write_json
 from ..grid import Size
 from ..progress import progress
@@ -20,7 +19,6 @@ from .metrics import (
     InceptionScore,
     Interval,
     Moments,
-    Neighbourhoods,
     frechet_distance,
     kernel_distance,
     need,
@@ -115,7 +113,6 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
     made = feature_set(options.images, network, framing, batch=batch, workers=options.workers)
     real = feature_set(options.reference, network, framing, batch=batch, workers=options.workers)
     enough = min(made.moments.count, real.moments.count) >= FRECHET_IMAGES
-    covered: Neighbourhoods = neighbourhoods(real.features, made.features)
     result = Evaluation(
         network=network.name,
         framing=str(framing),
@@ -125,7 +122,7 @@ def evaluate(options: EvaluateOptions) -> Evaluation:
         frechet=frechet_distance(made.moments, real.moments) if enough else None,
         inception_score=made.score,
         reference_inception_score=real.score,
-        **to_dict(covered),
+        **to_dict(neighbourhoods(real.features, made.features)),
     )
     if options.out is not None:
         _write(options.out, result, options, {"images": made.counts, "reference": real.counts})
@@ -148,13 +145,12 @@ def feature_set(folder: Path, network: FeatureNetwork, framing: Framing, *, batc
             moments.add(pooled[-1])
             score.add(found.probabilities.cpu().numpy())
             bar.advance(len(pixels))
-    try:
-        need(counts.used, LEAST_IMAGES, f"an evaluation of {folder}")
-    except DataError as error:
-        left_out = f" ({counts.unreadable} cannot be read, {counts.small} are smaller than the size)"
-        raise DataError(
-            error.got + (left_out if counts.unreadable + counts.small else ""), wanted=error.wanted, fix=error.fix
-        ) from None
+    left_out = f" ({counts.unreadable} cannot be read, {counts.small} are smaller than the size)"
+    need(
+        counts.used,
+        LEAST_IMAGES,
+        f"an evaluation of {folder}" + (left_out if counts.unreadable + counts.small else ""),
+    )
     return FeatureSet(features=np.concatenate(pooled), moments=moments, score=score.value, counts=counts)
 
 

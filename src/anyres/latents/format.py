@@ -111,19 +111,11 @@ class LatentDataset:
         Raises:
             DataError: it is missing, unfinished, damaged, or of a newer format.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         path = Path(path)
         info = read_info(path)
-        try:
-            table = pq.read_table(path / MANIFEST_FILE)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"{path / MANIFEST_FILE} cannot be read: {error}",
-                wanted="the manifest that anyres prepare wrote",
-                fix="run anyres prepare again on the same folder: it keeps what is there",
-            ) from error
+        table = read_table(
+            path / MANIFEST_FILE, "manifest", fix="run anyres prepare again on the same folder: it keeps what is there"
+        )
         missing = [name for name in MANIFEST if name not in table.column_names]
         if missing or table.num_rows != info.rows:
             raise DataError(
@@ -245,6 +237,28 @@ class LatentDataset:
                     wanted="files of one preparation",
                     fix="run anyres prepare again into a new folder",
                 )
+
+
+def read_table(path: Path, what: str, *, fix: str) -> Any:
+    """Read one of the dataset's Parquet files, as a pyarrow Table.
+
+    Args:
+        path: the file.
+        what: it is, for the message.
+        fix: what to do where it is damaged.
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"the {what} {path} cannot be read: {error}", wanted="the file as anyres prepare wrote it", fix=fix
+        ) from error
 
 
 def read_info(path: Path) -> DatasetInfo:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..config import from_dict, to_dict
-from ..errors import DataError
 from ..files import replacing
-from .format import MANIFEST, Variant
+from .format import MANIFEST, Variant, read_table
 
 # a journal entry's columns: those of the manifest that do not follow from other parts; the label is a name here
 COLUMNS = {name: kind for name, kind in MANIFEST.items() if name not in ("id", "shard", "cell_offset")}
@@ -105,16 +104,6 @@ def read_part(path: Path) -> tuple[Part, Any]:
     Raises:
         DataError: the file is damaged.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"the journal entry {path} cannot be read: {error}",
-            wanted="the file as anyres prepare wrote it",
-            fix="prepare the images again into a new folder",
-        ) from error
+    table = read_table(path, "journal entry", fix="prepare the images again into a new folder")
     part = from_dict(Part, json.loads(table.schema.metadata[b"part"]), where=str(path))
     return part, table.replace_schema_metadata(None)

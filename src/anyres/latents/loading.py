@@ -7,7 +7,7 @@ import torch
 
 from .. import hub
 from ..config import suggestion
-from ..errors import CheckpointError, DataError
+from ..errors import CheckpointError, DataError, first_line
 from ..files import read_json
 from .autoencoder import Autoencoder, DcAutoencoder, DiffusersAutoencoder, KlAutoencoder
 from .patch_pca import WEIGHTS, PatchPCA
@@ -40,7 +40,7 @@ def load_autoencoder(name: str, *, revision: str | None = None) -> Autoencoder:
         raise
     except Exception as error:  # diffusers and safetensors report damage by many types
         raise CheckpointError(
-            f"the autoencoder in {folder} cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}",
+            f"the autoencoder in {folder} cannot be loaded: {first_line(error)}",
             wanted="config.json and whole safetensors (pickled weights are never read)",
             fix="fetch it again, or convert its weights to safetensors",
         ) from error

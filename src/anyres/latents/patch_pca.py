@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from safetensors.torch import save
+from safetensors.torch import save_file
 
 from .. import noise
 from ..errors import ConfigError, DataError
@@ -120,8 +120,7 @@ class PatchPCA:
         """Write `config.json` and `model.safetensors`."""
         make_folder(folder)
         with replacing(folder / WEIGHTS) as staging:
-            # through bytes: the library's own writing reports a full disk as an error of another kind
-            staging.write_bytes(save({name: value.cpu().contiguous() for name, value in self._state().items()}))
+            save_file({name: value.cpu().contiguous() for name, value in self._state().items()}, staging)
         write_json(
             folder / "config.json",
             {"_class_name": "PatchPCA", "patch": self.patch, "channels": self.identity.channels},

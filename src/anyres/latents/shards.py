@@ -1,7 +1,7 @@
 """Shards: safetensors files that hold the latents of many images end to end.
 
 They are written from the images' arrays one after another, and read through a memory map, so that neither way holds a
-shard in memory. (The safetensors library wants whole arrays, and reports a full disk as an error of its own.)
+shard in memory. (The safetensors library wants whole arrays.)
 """
 
 import json

@@ -43,13 +43,11 @@ def run(options: SampleOptions) -> SavedImages:
 
 def _settings(defaults: SamplingSettings, options: SampleOptions) -> SamplingSettings:
     """The model's defaults with the options that were given."""
-    low, high = options.interval or (None, None)
     return defaults.changed(
         steps=options.steps,
         solver=options.solver,
         guidance=options.guidance,
-        guidance_low=low,
-        guidance_high=high,
+        guidance_interval=options.interval,
         extrapolation=options.extrapolation,
         decoupled=options.decoupled or None,
     )

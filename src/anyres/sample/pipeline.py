@@ -179,13 +179,11 @@ class Pipeline:
         requests = make_requests(
             labels, sizes, seeds, table=self.labels, px_per_token=self.px_per_token, round_size=round_size
         )
-        low, high = guidance_interval or (None, None)
         settings = self.defaults.changed(
             steps=steps,
             solver=solver,
             guidance=guidance,
-            guidance_low=low,
-            guidance_high=high,
+            guidance_interval=guidance_interval,
             extrapolation=extrapolation,
             decoupled=decoupled,
         )

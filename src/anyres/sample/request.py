@@ -55,12 +55,18 @@ class SamplingSettings:
         require(0 < self.last_time < 1, f"last_time = {self.last_time}", "between 0 and 1")
         self.guidance_config()  # checks scale and interval
 
-    def changed(self, **given: Any) -> "SamplingSettings":
+    def changed(self, *, guidance_interval: tuple[float, float] | None = None, **given: Any) -> "SamplingSettings":
         """These settings with those that are given; None means unchanged.
+
+        Args:
+            guidance_interval: least and greatest t at which guidance acts: both fields as one.
+            **given: other fields.
 
         Raises:
             ConfigError: a value of the wrong type, or settings that do not go together.
         """
+        low, high = guidance_interval or (None, None)
+        given = {"guidance_low": low, "guidance_high": high, **given}
         known = {name: value for name, value in given.items() if value is not None}
         return from_dict(SamplingSettings, to_dict(self) | known, where="settings")
 
