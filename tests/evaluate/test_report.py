@@ -96,6 +96,7 @@ def test_the_command_writes_what_it_measured_and_how(tmp_path, capsys):
         (["{empty}", "--reference", "{real}"], "holds no image"),
         (["{few}", "--reference", "{real}"], "4 images for an evaluation"),
         (["{real}", "--reference", "{real}", "--size", "48x48"], "60 are smaller than the size"),
+        (["{real}", "--reference", "{real}", "--size", "48x48"], "a smaller --size, or --upscale"),
         (["{real}", "--reference", "{real}", "--size", "big"], "WIDTHxHEIGHT"),
         (["{real}", "--reference", "{real}", "--upscale"], "--upscale without --size"),
         (["{real}", "--reference", "{real}", "--batch", "0"], "batch = 0"),

@@ -59,7 +59,7 @@ class Moments:
         return self._scatter / (self.count - 1)
 
 
-def need(images: int, least: int, metric: str) -> None:
+def need(images: int, least: int, metric: str, fix: str = "use more images") -> None:
     """Refuse a metric that this many images cannot give.
 
     Raises:
@@ -69,7 +69,7 @@ def need(images: int, least: int, metric: str) -> None:
         raise DataError(
             f"got {images} images for {metric}",
             wanted=f"at least {least}",
-            fix="use more images, or leave the metric out",
+            fix=fix,
         )
 
 

@@ -150,6 +150,7 @@ def feature_set(folder: Path, network: FeatureNetwork, framing: Framing, *, batc
         counts.used,
         LEAST_IMAGES,
         f"an evaluation of {folder}" + (left_out if counts.unreadable + counts.small else ""),
+        fix="use more images" + (", a smaller --size, or --upscale" if counts.small else ""),
     )
     return FeatureSet(features=np.concatenate(pooled), moments=moments, score=score.value, counts=counts)
 
