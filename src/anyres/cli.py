@@ -1,4 +1,4 @@
-"""The command line: `anyres prepare | inspect | train | sample | evaluate`.
+"""The command line: `anyres prepare | inspect | train | sample | evaluate | reference`.
 
 `anyres --help` must answer at once, so nothing heavy is imported before a command is known.
 """
@@ -23,7 +23,8 @@ commands:
   inspect   what is in a dataset, as tables and plots; or a model's attention
   train     train a model by a recipe, or continue a run
   sample    labels and sizes → images
-  evaluate  how near made images are to real ones
+  evaluate  how near made images are to real ones: a report, a comparison, or a sweep
+  reference what real images look like to a feature network, kept to evaluate against
 
 options:
   -h, --help     this text; `anyres COMMAND --help` for a command's options
@@ -137,9 +138,21 @@ def _evaluate(arguments: list[str]) -> int:
     from .evaluate.options import EvaluateOptions
 
     options = _parse(EvaluateOptions, "evaluate", arguments, "How near made images are to real ones.")
-    from .evaluate.report import evaluate
+    from .evaluate.command import run
 
-    print(evaluate(options))
+    text = run(options)
+    if text:  # one process of several speaks
+        print(text)
+    return 0
+
+
+def _reference(arguments: list[str]) -> int:
+    from .evaluate.options import ReferenceOptions
+
+    options = _parse(ReferenceOptions, "reference", arguments, "Measure real images once, to evaluate against.")
+    from .evaluate.command import reference
+
+    print(reference(options))
     return 0
 
 
@@ -160,6 +173,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "sample": _sample,
     "evaluate": _evaluate,
+    "reference": _reference,
 }
 
 if __name__ == "__main__":

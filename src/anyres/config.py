@@ -2,7 +2,7 @@
 
 Reading refuses an unknown field, a missing one and a value of the wrong type, and names where it stands; so a
 misspelt setting is never ignored. Supported field types: bool, int, float, str, None, `Literal`, `tuple[X, ...]`
-and fixed tuples, unions of these, and dataclasses of them.
+and fixed tuples, `dict[str, X]`, unions of these, and dataclasses of them; `Any` takes what JSON gives.
 """
 
 import dataclasses
@@ -82,6 +82,8 @@ def _plain(value: Any) -> Any:
         return to_dict(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return value
 
 
@@ -99,6 +101,10 @@ def _read(hint: Any, value: Any, where: str) -> Any:
             wanted=f"one of {', '.join(map(repr, options))}",
             fix=suggestion(str(value), [str(option) for option in options]) or "use one of them",
         )
+    if hint is Any:
+        return value
+    if origin is dict and isinstance(value, dict):
+        return {key: _read(typing.get_args(hint)[1], part, f"{where}.{key}") for key, part in value.items()}
     if origin is tuple:
         return _read_tuple(typing.get_args(hint), value, where)
     if dataclasses.is_dataclass(hint):

@@ -18,6 +18,7 @@ from einops import rearrange
 from .errors import ConfigError, DataError
 from .shapes import Float, Int, Tensor
 
+SHAPES = ("tall, 1:2 or more", "tall", "near-square", "wide", "wide, 2:1 or more")
 NATIVE_MAX_SIDE = 2048  # px; images of this area or more are first scaled to it
 
 
@@ -64,6 +65,13 @@ class Size(_Extent):
                 f"got size {text!r}", wanted="a width and a height of at least 1 px", fix="use positive numbers"
             )
         return cls(height, width)
+
+    @property
+    def shape(self) -> str:
+        """One of `SHAPES`, by width to height: tall and wide begin at 4:5."""
+        ratio = max(self.height, self.width) / min(self.height, self.width)
+        kind = 0 if ratio < 1.25 else 1 if ratio < 2 else 2
+        return SHAPES[2 + (kind if self.width > self.height else -kind)]
 
     def cells(self, px_per_cell: int) -> "Cells":
         """The latent's cells.

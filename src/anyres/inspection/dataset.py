@@ -1,15 +1,14 @@
 """A dataset in numbers: sizes, shapes, labels, and how it packs."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..grid import SHAPES, Size
 from ..latents.format import LatentDataset
 from ..packing.plan import Algorithm, PackingConfig, PackingReport, report
 
-# name, sign of width − height (0: either), and from which to below which long side : short side
-SHAPES = (("tall, 1:2 or more", -1, 2.0, np.inf), ("tall", -1, 1.25, 2.0), ("near-square", 0, 1.0, 1.25),
-          ("wide", 1, 1.25, 2.0), ("wide, 2:1 or more", 1, 2.0, np.inf))  # fmt: skip
 ALGORITHMS: tuple[Algorithm, ...] = ("shuffled_best_fit", "lpfhp")
 DEFAULT_BUDGETS = (512, 1024, 4096, 16384, 65536)
 
@@ -52,13 +51,9 @@ class DatasetReport:
         )
 
     def _shapes(self) -> str:
-        height, width = self.dataset.image_px.T
-        ratio = np.maximum(height, width) / np.minimum(height, width)
+        counts = Counter(Size(height, width).shape for height, width in self.dataset.image_px.tolist())
         rows = [("shape (width : height)", "rows", "share")]
-        for name, sign, low, high in SHAPES:
-            turned = (sign == 0) | (np.sign(width - height) == sign)
-            count = int((turned & (ratio >= low) & (ratio < high)).sum())
-            rows.append((name, f"{count:,}", f"{count / len(ratio):.1%}"))
+        rows += [(name, f"{counts[name]:,}", f"{counts[name] / len(self.dataset):.1%}") for name in SHAPES]
         return _table(rows)
 
     def _labels(self) -> str:

@@ -1,14 +1,13 @@
 """PNG plots of what `anyres inspect` finds."""
 
-import importlib.util
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import BackendError
 from ..files import make_folder, replacing
+from ..plotting import new_figure
 from .attention import PackAttention
 from .dataset import DatasetReport
 
@@ -29,7 +28,7 @@ def plot_attention(attention: PackAttention, titles: list[str], folder: Path) ->
     make_folder(folder)
     blocks = len(attention.weights)
     chosen = sorted({0, blocks // 2, blocks - 1})
-    figure, axes = _figure(1, len(chosen), width=4.6, height=4.8)
+    figure, axes = new_figure(1, len(chosen), width=4.6, height=4.8)
     bounds = attention.layout.cu_seqlens.tolist()
     for axis, block in zip(axes, chosen, strict=True):
         # the root shows weak weights beside strong ones
@@ -48,7 +47,7 @@ def plot_attention(attention: PackAttention, titles: list[str], folder: Path) ->
 
 
 def _sizes(report: DatasetReport, folder: Path) -> Path:
-    figure, (left, right) = _figure(1, 2, width=5.2, height=4.2)
+    figure, (left, right) = new_figure(1, 2, width=5.2, height=4.2)
     height, width = report.dataset.image_px.T
     sizes, counts = np.unique(report.dataset.image_px, axis=0, return_counts=True)
     # an area that says how many rows have that size
@@ -66,14 +65,14 @@ def _labels(report: DatasetReport, folder: Path) -> Path:
     names = report.dataset.info.labels
     counts = np.bincount(report.dataset.labels, minlength=len(names))
     order = np.argsort(counts)[-40:]
-    figure, axes = _figure(1, 1, width=6.4, height=1.2 + 0.2 * len(order))
+    figure, axes = new_figure(1, 1, width=6.4, height=1.2 + 0.2 * len(order))
     axes[0].barh([names[i] for i in order], counts[order])
     axes[0].set(xlabel="rows", title="labels" if len(order) == len(names) else "the 40 most frequent labels")
     return _save(figure, folder / "labels.png")
 
 
 def _packing(report: DatasetReport, folder: Path) -> Path:
-    figure, (left, right) = _figure(1, 2, width=5.2, height=4.0)
+    figure, (left, right) = new_figure(1, 2, width=5.2, height=4.0)
     for algorithm in sorted({p.algorithm for p in report.packings}):
         chosen = [p for p in report.packings if p.algorithm == algorithm]
         budgets = [p.budget for p in chosen]
@@ -86,20 +85,6 @@ def _packing(report: DatasetReport, folder: Path) -> Path:
         axis.set_ylim(bottom=0)
         axis.legend()
     return _save(figure, folder / "packing.png")
-
-
-def _figure(rows: int, columns: int, *, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A figure without a display, and its axes in order; inches an axis."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BackendError(
-            "plots need matplotlib, which is not installed",
-            wanted="the extra [plot]",
-            fix="pip install 'anyres[plot]'",
-        )
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=110)
-    return figure, list(np.atleast_1d(figure.subplots(rows, columns)).ravel())
 
 
 def _save(figure: Any, path: Path) -> Path:

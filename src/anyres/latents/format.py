@@ -188,7 +188,7 @@ class LatentDataset:
             ConfigError: the share is not in [0, 1].
         """
         require(0 <= share <= 1, f"a held-out share of {share}", "a share between 0 and 1")
-        chosen = {name: _fraction(name) < share for name in set(self.content_hashes)}
+        chosen = {name: fraction(name) < share for name in set(self.content_hashes)}
         return np.array([chosen[name] for name in self.content_hashes], dtype=bool)
 
     def autoencoder(self) -> Autoencoder:
@@ -294,6 +294,6 @@ def read_info(path: Path) -> DatasetInfo:
         raise DataError(error.got, wanted=error.wanted, fix=error.fix) from error
 
 
-def _fraction(name: str) -> float:
+def fraction(name: str) -> float:
     """A number in [0, 1) that follows from a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

@@ -2,19 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-import torch
-
-from .. import __version__
-from ..config import to_dict
 from ..errors import ConfigError
 from ..model.nit import NiT
 from ..progress import progress
 from .options import SampleOptions
 from .pipeline import Pipeline, StepInfo
 from .request import ImageRequest, SamplingSettings, make_requests
-from .writer import SavedImages, save_images
+from .writer import SavedImages, recipe_of, save_images
 
 
 def run(options: SampleOptions) -> SavedImages:
@@ -37,7 +32,7 @@ def run(options: SampleOptions) -> SavedImages:
 
         latents = pipe.latents(requests, settings, budget=options.budget, weaker=weaker, on_step=on_step)
     images = pipe.decode(latents)
-    recipes = [_recipe(pipe, settings, request, options) for request in requests]
+    recipes = [recipe_of(pipe, settings, request, model=options.model, weaker=options.weaker) for request in requests]
     return save_images(images, recipes, options.out, contact_sheet=options.contact_sheet, overwrite=options.overwrite)
 
 
@@ -85,23 +80,3 @@ def _weaker(pipe: Pipeline, options: SampleOptions) -> NiT | None:
             fix="use an earlier or smaller model that was trained on the same dataset",
         )
     return other.model
-
-
-def _recipe(
-    pipe: Pipeline, settings: SamplingSettings, request: ImageRequest, options: SampleOptions
-) -> dict[str, Any]:
-    """All that is needed to make an image again."""
-    return {
-        "model": options.model,
-        "name": pipe.name,
-        "label": pipe.labels.name(request.label),
-        "label_number": request.label,
-        "size": str(request.size),
-        "seed": request.seed,
-        **to_dict(settings),
-        "weaker": options.weaker,
-        "anyres": __version__,
-        "torch": torch.__version__,
-        "device": pipe.model.device.type,
-        "dtype": str(pipe.model.compute_dtype).removeprefix("torch."),
-    }

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
 
+from .. import __version__
+from ..config import to_dict
 from ..errors import DataError
 from ..files import make_folder, replacing
+from .pipeline import Pipeline
+from .request import ImageRequest, SamplingSettings
 
 RECIPE_KEY = "anyres"
 SHEET = "contact-sheet.png"
@@ -34,6 +39,39 @@ class SavedImages:
     def __str__(self) -> str:
         lines = [str(path) for path in self.paths]
         return "\n".join([*lines, f"all together: {self.sheet}"] if self.sheet else lines)
+
+
+def recipe_of(
+    pipe: Pipeline, settings: SamplingSettings, request: ImageRequest, *, model: str, weaker: str | None = None
+) -> dict[str, Any]:
+    """All that is needed to make an image again.
+
+    Args:
+        pipe: what makes it.
+        settings: how.
+        request: which image.
+        model: the name that the pipeline was loaded by.
+        weaker: the name of the network in the null branch's place.
+    """
+    return {
+        "model": model,
+        "name": pipe.name,
+        "label": pipe.labels.name(request.label),
+        "label_number": request.label,
+        "size": str(request.size),
+        "seed": request.seed,
+        **to_dict(settings),
+        "weaker": weaker,
+        "anyres": __version__,
+        "torch": torch.__version__,
+        "device": pipe.model.device.type,
+        "dtype": str(pipe.model.compute_dtype).removeprefix("torch."),
+    }
+
+
+def file_name(recipe: Mapping[str, Any]) -> str:
+    """LABEL-WIDTHxHEIGHT-seedN.png."""
+    return f"{_slug(str(recipe['label']))}-{recipe['size']}-seed{recipe['seed']}.png"
 
 
 def save_images(
@@ -59,8 +97,7 @@ def save_images(
     make_folder(folder)
     paths = []
     for image, recipe in zip(images, recipes, strict=True):
-        stem = f"{_slug(str(recipe['label']))}-{recipe['size']}-seed{recipe['seed']}"
-        path = _free(folder, stem, overwrite=overwrite, taken=paths)
+        path = _free(folder, Path(file_name(recipe)).stem, overwrite=overwrite, taken=paths)
         _write(image, path, recipe)
         paths.append(path)
     sheet = None
