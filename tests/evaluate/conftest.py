@@ -18,7 +18,7 @@ class Colours:
     def __call__(self, images: torch.Tensor) -> Features:
         self.seen += len(images)
         x = images.float() / 64 - 2
-        detail = 8 * (x[..., 1:] - x[..., :-1]).abs().mean(dim=(2, 3))
+        detail = 40 * (x[..., 1:] - x[..., :-1]).abs().mean(dim=(2, 3))
         pooled = torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3)), detail], dim=1)
         return Features(pooled=pooled, spatial=pooled[:, :3], probabilities=(3 * pooled[:, :3]).softmax(dim=1))
 

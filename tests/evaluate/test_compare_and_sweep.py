@@ -127,7 +127,8 @@ def test_sweeps_that_make_no_sense_are_refused(axes, message):
     ],
 )
 def test_wrong_values_are_found_before_anything_is_sampled(real, model, tmp_path, axis, message):
-    chosen = options(model, real, tmp_path / "out", "steps=1" if not axis.startswith("steps") else "guidance=1", axis)
+    other = "guidance=1" if axis.startswith("steps") else "steps=1"
+    chosen = options(model, real, tmp_path / "out", other, axis, max_side=None if "size" in axis else 32)
     with pytest.raises(AnyResError) as refused:
         sweep(chosen, Subject.open(chosen))
     assert message in str(refused.value)

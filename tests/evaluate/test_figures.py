@@ -158,18 +158,20 @@ def test_sizes_are_grouped_by_the_square_of_their_area():
     assert sorted(names) == sorted(names, key=lambda name: int(name.split("–")[0]))  # as text, by size
 
 
-def test_a_planted_copy_is_found_at_no_distance(monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", 7)
-    training, held_out, made = normal(50, 64, 1) + 30, normal(40, 64, 2) + 30, normal(20, 64, 3) + 30
-    made[4] = training[31]
-    found = nearest(*(feature_set(features) for features in (made, training, held_out)), first=16)
-    assert [neighbour.made for neighbour in found] == list(map(str, range(16)))
-    copy, others = found[4], [*found[:4], *found[5:]]
-    assert (copy.training, copy.distance, copy.typical) == ("31", 0, 0)
-    for i, neighbour in enumerate(found):
+@pytest.mark.parametrize("block", [7, 1024])
+def test_planted_copies_are_found_at_no_distance(monkeypatch, block):
+    monkeypatch.setattr(module, "BLOCK", block)
+    # of many magnitudes, so that squares are rounded
+    training, held_out, made = (np.exp(2 * normal(images, 64, images)) for images in (50, 40, 30))
+    made[:10] = training[31:21:-1]
+    found = nearest(*(feature_set(features) for features in (made, training, held_out)))
+    assert [neighbour.made for neighbour in found] == list(map(str, range(30)))
+    copies, others = found[:10], found[10:]
+    assert [(copy.training, copy.distance, copy.typical) for copy in copies] == [(str(31 - i), 0, 0) for i in range(10)]
+    for i, neighbour in enumerate(others, start=10):
         distances = np.linalg.norm(training.astype(np.float32) - made[i].astype(np.float32), axis=1)
         assert neighbour.training == str(distances.argmin())
-        assert neighbour.distance == pytest.approx(distances.min(), rel=1e-5, abs=1e-9)
+        assert neighbour.distance == pytest.approx(distances.min(), rel=1e-5)
     assert 0.25 < np.mean([neighbour.typical for neighbour in others]) < 0.75  # as near as real ones are
 
 

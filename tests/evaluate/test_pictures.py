@@ -17,7 +17,9 @@ sides = st.integers(1, 60)
 large = st.integers(1, 4000)
 
 
-def all_of(folder: Path, framing: Framing | None = None, *, workers: int = 2, **options) -> tuple[list[Picture], Counts]:
+def all_of(
+    folder: Path, framing: Framing | None = None, *, workers: int = 2, **options
+) -> tuple[list[Picture], Counts]:
     counts = Counts()
     return list(pictures(open_source(folder), framing or Framing(), counts, workers=workers, **options)), counts
 
@@ -79,9 +81,7 @@ def test_the_greatest_side_keeps_the_shape_and_the_whole_picture():
     )
     assert framed is not None
     assert framed.size == (200, 50)
-    np.testing.assert_allclose(
-        np.asarray(framed)[0, :, 0].astype(float), columns.reshape(200, 2).mean(axis=1), atol=2
-    )
+    np.testing.assert_allclose(np.asarray(framed)[0, :, 0].astype(float), columns.reshape(200, 2).mean(axis=1), atol=2)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

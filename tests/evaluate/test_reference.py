@@ -1,4 +1,4 @@
-"""References: which images are held out, what is kept of them on disk, and when they are made again or refused."""
+"""References: which images are held out, what is kept of them on disk, and which are refused."""
 
 import json
 from dataclasses import dataclass, replace
@@ -7,28 +7,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from anyres.config import from_dict, to_dict
 from anyres.errors import ConfigError, DataError
 from anyres.evaluate import figures, sets
-from anyres.evaluate.bench import Bench, save_reference, set_up
 from anyres.evaluate.controls import blurred
 from anyres.evaluate.figures import estimates
-from anyres.evaluate.measuring import Measuring, Protocol
+from anyres.evaluate.measuring import Protocol
 from anyres.evaluate.moments import Moments, frechet_distance
-from anyres.evaluate.options import MeasuringOptions, ReferenceOptions
 from anyres.evaluate.pictures import Framing
-from anyres.evaluate.reference import MANIFEST, Manifest, Reference, ReferencePlan, make_reference, read_manifest
+from anyres.evaluate.reference import MANIFEST, Reference, read_manifest
 from anyres.evaluate.sources import open_source
 from anyres.grid import Size
 from anyres.latents.format import LatentDataset
 from anyres.prepare.encode import prepare
 from anyres.prepare.options import PrepareOptions
 from tests.evaluate.conftest import Colours
-from tests.evaluate.made_sets import feature_set, normal, picture_files, tinted
+from tests.evaluate.made_sets import SHARE, feature_set, made_reference, normal, picture_files, tinted
 from tests.made import picture_folder
-
-SHARE = 0.4
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +33,8 @@ def real(tmp_path_factory) -> Path:
     return picture_files(tmp_path_factory.mktemp("real") / "images", range(50))
 
 
-def made(images: Path, *, held_out: Path | None = None, share: float = SHARE, framing: Framing | None = None):
-    measuring = Measuring(network=Colours(), framing=framing or Framing(), batch=7, workers=2, seed=0)
-    apart = None if held_out is None else open_source(held_out)
-    plan = ReferencePlan(source=open_source(images), held_out=apart, share=share, seed=0)
-    return make_reference(plan, measuring, "colours")
-
-
 def test_every_image_is_on_one_side_and_about_the_share_is_held_out(real):
-    found = made(real)
+    found = made_reference(real)
     assert set(found.training.names) | set(found.held_out.names) == set(open_source(real).names)
     assert not set(found.training.names) & set(found.held_out.names)
     assert 12 <= len(found.held_out) <= 28  # 20 of 50; 2.5 times the error
@@ -56,12 +46,12 @@ def test_every_image_is_on_one_side_and_about_the_share_is_held_out(real):
 
 
 def test_an_image_stays_on_its_side_whatever_the_others_and_the_names(real, tmp_path):
-    side = {i: False for i in range(50)} | {int(Path(name).stem): True for name in made(real).held_out.names}
+    apart = {int(Path(name).stem) for name in made_reference(real).held_out.names}
     more = picture_files(tmp_path / "more", range(100, 120))
     for number in range(50):  # in the opposite order, among others
         tinted(number).save(more / f"x{99 - number:04d}.png")
-    held_out = set(made(more).held_out.names)
-    assert {i: f"x{99 - i:04d}.png" in held_out for i in range(50)} == side
+    held_out = set(made_reference(more).held_out.names)
+    assert {i for i in range(50) if f"x{99 - i:04d}.png" in held_out} == apart
 
 
 def test_the_held_out_images_are_those_that_a_training_never_saw(tmp_path):
@@ -69,40 +59,34 @@ def test_the_held_out_images_are_those_that_a_training_never_saw(tmp_path):
     prepare(PrepareOptions(images=images, out=tmp_path / "data", workers=2, device="cpu"))
     dataset = LatentDataset.open(tmp_path / "data")
     apart = {source for source, held in zip(dataset.sources, dataset.held_out(SHARE), strict=True) if held}
-    assert set(made(images).held_out.names) == apart
+    assert set(made_reference(images).held_out.names) == apart
 
 
 def test_other_images_can_be_held_out(real, tmp_path):
     others = picture_files(tmp_path / "others", range(100, 115))
-    found = made(real, held_out=others)
+    found = made_reference(real, held_out=others)
     assert (len(found.training), len(found.held_out)) == (50, 15)
     assert found.held_out.names == tuple(f"{i:04d}.png" for i in range(100, 115))
     assert found.manifest.held_out_source == str(others.resolve())
 
 
-@pytest.mark.parametrize("framing", [Framing(), Framing(size=Size(8, 12))])
-def test_the_blurred_images_are_the_held_out_ones_blurred_in_their_order(real, framing):
-    found, source = made(real, framing=framing), open_source(real)
+@pytest.mark.parametrize("framing", [Framing(), Framing(size=Size(32, 48))])
+def test_the_blurred_images_are_the_held_out_ones_blurred_in_their_order(tmp_path, framing):
+    source = open_source(picture_files(tmp_path / "large", range(40), Size(48, 64)))
+    found = made_reference(source.where, framing=framing)
     assert found.blurred.names == found.held_out.names
     numbers = [source.names.index(name) for name in found.held_out.names]
-    measuring = Measuring(network=Colours(), framing=framing, batch=1, workers=1, seed=0)
     for set_, change in ((found.held_out, lambda pixels: pixels), (found.blurred, blurred)):
         framed = [framing.apply(source.read(number).pixels) for number in numbers]
         pixels = np.stack([change(np.asarray(image)) for image in framed if image])
-        expected = measuring.network(_tensor(pixels)).pooled.numpy()
+        expected = Colours()(torch.from_numpy(pixels).permute(0, 3, 1, 2)).pooled.numpy()
         np.testing.assert_allclose(set_.features, expected, atol=1e-5)
     detail = slice(6, 9)
     assert (found.blurred.features[:, detail] < found.held_out.features[:, detail]).all()
 
 
-def _tensor(pixels: np.ndarray):
-    import torch
-
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-
 def test_a_reference_is_read_as_it_was_written(real, tmp_path):
-    written = made(real, framing=Framing(size=Size(8, 12), upscale=True))
+    written = made_reference(real, framing=Framing(size=Size(8, 12), upscale=True))
     written.save(tmp_path / "kept")
     read = Reference.load(tmp_path / "kept")
     assert read.manifest == written.manifest == read_manifest(tmp_path / "kept")
@@ -133,7 +117,7 @@ def _changed(**changes: Any):
     ],
 )
 def test_a_damaged_manifest_or_an_old_one_is_refused(real, tmp_path, damage, message):
-    made(real).save(tmp_path)
+    made_reference(real).save(tmp_path)
     damage(tmp_path / MANIFEST)
     with pytest.raises(DataError, match=message) as refused:
         Reference.load(tmp_path)
@@ -143,7 +127,7 @@ def test_a_damaged_manifest_or_an_old_one_is_refused(real, tmp_path, damage, mes
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"network": "inception (1)"}, "network: colours (0) → inception (1)"),
+        ({"network": "inception"}, r"network: colours \(0\) → inception"),
         ({"network_input": "stretched"}, "network_input: as they are → stretched"),
         ({"framing": Framing(size=Size(8, 12))}, "framing.size: None → 12x8"),
         ({"framing": Framing(max_side=64, multiple=16)}, "framing.max_side: None → 64; framing.multiple: 1 → 16"),
@@ -151,7 +135,7 @@ def test_a_damaged_manifest_or_an_old_one_is_refused(real, tmp_path, damage, mes
     ],
 )
 def test_another_protocol_is_refused_with_each_difference(real, changes, named):
-    manifest = made(real).manifest
+    manifest = made_reference(real).manifest
     protocol = Protocol(network="colours (0)", network_input="as they are", framing=Framing())
     manifest.check(protocol, real)
     with pytest.raises(DataError, match=named) as refused:
@@ -169,7 +153,7 @@ def test_another_protocol_is_refused_with_each_difference(real, changes, named):
 )
 def test_too_few_images_are_refused_with_how_many_are_needed(tmp_path, numbers, options, message, fix):
     with pytest.raises(DataError, match=message) as refused:
-        made(picture_files(tmp_path / "few", numbers), **options)
+        made_reference(picture_files(tmp_path / "few", numbers), **options)
     assert refused.value.wanted == "at least 10"
     assert fix in refused.value.fix
 
@@ -182,7 +166,7 @@ def test_the_statistics_that_come_with_a_file_are_those_of_the_frechet_distances
     for module in (figures, sets):
         monkeypatch.setattr(module, "FRECHET_IMAGES", 20)
     np.savez(tmp_path / "adm.npz", np.stack([np.asarray(tinted(i)) for i in range(60)]), **STATISTICS)
-    reference = made(tmp_path / "adm.npz")
+    reference = made_reference(tmp_path / "adm.npz")
     assert reference.manifest.statistics
     if kept:
         reference.save(tmp_path / "kept")
@@ -208,99 +192,9 @@ def test_the_statistics_that_come_with_a_file_are_those_of_the_frechet_distances
 def test_statistics_of_anything_else_are_not_taken(tmp_path, arrays, framing):
     images = np.stack([np.asarray(tinted(i)) for i in range(60)])
     np.savez(tmp_path / "adm.npz", images, **(STATISTICS | arrays))
-    found = made(tmp_path / "adm.npz", framing=framing)
+    found = made_reference(tmp_path / "adm.npz", framing=framing)
     assert not found.manifest.statistics
     assert found.training.moments is None
-
-
-def bench(real: Path, cache: Path, framing: Framing | None = None, **options) -> Bench:
-    chosen = {"held_out_share": SHARE} | options
-    return set_up(MeasuringOptions(device="cpu", **chosen), real, framing, cache)
-
-
-def test_a_reference_is_made_once_and_again_when_images_or_their_split_change(tmp_path, colours):
-    real, others = (picture_files(tmp_path / name, range(50)) for name in ("real", "others"))
-    first = bench(real, tmp_path / "cache")
-    seen = colours.seen
-    assert seen == len(first.reference.training) + 2 * len(first.reference.held_out)
-    again = bench(real, tmp_path / "cache")
-    assert colours.seen == seen
-    assert again.reference.manifest == first.reference.manifest
-    tinted(99).save(real / "0003.png")
-    for change in ({}, {"held_out_share": 0.5}, {"seed": 1}, {"held_out": others, "held_out_share": None}):
-        before = colours.seen
-        changed = bench(real, tmp_path / "cache", **change)
-        assert colours.seen > before
-        assert changed.reference.manifest.inputs != first.reference.manifest.inputs
-    before = colours.seen
-    assert bench(real, tmp_path / "cache", Framing(size=Size(8, 8))).reference.training.sizes.tolist()[0] == [8, 8]
-    assert colours.seen > before
-
-
-def test_the_share_is_what_is_asked_for_or_what_the_subject_held_out(real, tmp_path, colours):
-    options = MeasuringOptions(device="cpu")
-    for number, (given, share) in enumerate(((options, 0.5), (replace(options, held_out_share=0.5), 0.3))):
-        found = set_up(given, real, None, tmp_path / str(number), share=share).reference
-        assert set(found.held_out.names) == set(made(real, share=0.5).held_out.names)
-
-
-def test_a_saved_reference_brings_its_framing_and_refuses_another_and_a_split(real, tmp_path, colours):
-    made(real, framing=Framing(size=Size(8, 8))).save(tmp_path / "kept")
-    found = bench(tmp_path / "kept", tmp_path / "cache", held_out_share=None)
-    assert found.measuring.framing == Framing(size=Size(8, 8))
-    assert (found.folder, colours.seen) == (tmp_path / "kept", 0)
-    assert not (tmp_path / "cache").exists()
-    with pytest.raises(DataError, match=r"framing\.size\.width: 8 → 12"):
-        bench(tmp_path / "kept", tmp_path / "cache", Framing(size=Size(8, 12)), held_out_share=None)
-    for split in ({"held_out_share": 0.3}, {"held_out_share": None, "held_out": real}):
-        with pytest.raises(ConfigError, match="with a saved reference, which holds out") as refused:
-            bench(tmp_path / "kept", tmp_path / "cache", **split)
-        assert "leave it out" in refused.value.fix
-
-
-def test_the_pictures_of_a_reference_are_found_by_name_as_they_were_measured(tmp_path, colours):
-    real, others = picture_files(tmp_path / "real", range(30)), picture_files(tmp_path / "others", range(60, 75))
-    framing = Framing(size=Size(8, 8))
-    found = bench(real, tmp_path / "cache", framing, held_out=others, held_out_share=None)
-    pictures = found.real_pictures()
-    assert np.array_equal(np.asarray(pictures.training("0004.png")), np.asarray(framing.apply(tinted(4))))
-    assert np.array_equal(np.asarray(pictures.held_out("0070.png")), np.asarray(framing.apply(tinted(70))))
-    assert pictures.training("0070.png") is None
-    others.rename(tmp_path / "moved")
-    assert found.real_pictures().held_out("0070.png") is None
-
-
-def reference_of(images: Path, out: Path, **options) -> Manifest:
-    return save_reference(ReferenceOptions(images=images, out=out, device="cpu", **({"held_out_share": SHARE} | options)))
-
-
-def test_the_command_leaves_a_reference_alone_that_is_there_already(real, tmp_path, colours):
-    first = reference_of(real, tmp_path / "out", size="12x8", upscale=True)
-    assert first.protocol.framing == Framing(size=Size(8, 12), upscale=True)
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    seen = colours.seen
-    assert reference_of(real, tmp_path / "out", size="12x8", upscale=True) == first
-    assert colours.seen == seen
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == stamps
-
-
-def test_the_command_refuses_a_folder_that_holds_something_else(real, tmp_path, colours):
-    reference_of(real, tmp_path / "out")
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    others = picture_files(tmp_path / "others", range(30, 80))
-    for images, options, message in (
-        (others, {}, "a reference of other images"),
-        (real, {"held_out_share": 0.5}, "or of another split of them"),
-        (real, {"max_side": 8}, r"framing\.max_side: None → 8"),
-    ):
-        with pytest.raises(DataError, match=message):
-            reference_of(images, tmp_path / "out", **options)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="is not empty"):
-        reference_of(real, tmp_path / "full")
-    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,8 +50,9 @@ def assert_same(one: FeatureSet, other: FeatureSet) -> None:
         assert (getattr(one, name) is None) == (getattr(other, name) is None)
 
 
-def test_all_images_are_kept_as_they_came_where_there_is_room():
-    found = gathered(cuts=(1, 30, 37))
+@pytest.mark.parametrize("expected", [IMAGES, 10 * IMAGES])  # also where fewer came than were expected
+def test_all_images_are_kept_as_they_came_where_there_is_room(expected):
+    found = gathered(cuts=(1, 30, 37), expected=expected)
     assert (found.count, len(found)) == (IMAGES, IMAGES)
     assert found.names == tuple(map(str, range(IMAGES)))
     assert found.labels == tuple(f"label {i % 4}" for i in range(IMAGES))
@@ -82,13 +83,13 @@ def test_the_same_images_are_kept_and_summed_up_whatever_the_batches(cuts, seed)
 
 
 def test_the_choice_follows_from_the_seed_and_each_image_is_as_likely():
-    often = np.zeros(IMAGES)
     chosen = [gathered(kept=30, seed=seed).names for seed in range(150)]
-    for names in chosen:
-        often[list(map(int, names))] += 1 / len(chosen)
     assert len(set(chosen)) == len(chosen)
+    kept = np.array([np.isin(np.arange(IMAGES), np.array(names, dtype=int)) for names in chosen])
+    often = kept.mean(axis=0)
     np.testing.assert_allclose(often, 1 / 3, atol=0.2)  # five times the error
     assert often.reshape(3, 30).mean(axis=1) == pytest.approx([1 / 3] * 3, abs=0.04)  # early and late ones alike
+    assert (kept[:, 1:] & kept[:, :-1]).mean() == pytest.approx(1 / 9, abs=0.02)  # neighbours have nothing in common
 
 
 @pytest.mark.parametrize(("expected", "given_"), [(50, True), (49, False)])
@@ -141,6 +142,17 @@ def test_rows_are_taken_also_several_times():
     assert found.sizes.tolist() == [[5, 6], [4, 6], [5, 6]]
     for name, values in FOUND.items():
         np.testing.assert_array_equal(getattr(found, name), values[[7, 3, 7]])
+
+
+@given(images=st.integers(1, 40), count=st.integers(1, 50))
+def test_a_spread_is_even_and_of_so_many_images(images, count):
+    found = np.array(feature_set(normal(images)).spread(count).names, dtype=int)
+    assert len(found) == min(images, count)
+    assert found[0] == 0
+    if len(found) > 1:
+        steps = np.diff(found)
+        assert found[-1] == images - 1
+        assert 1 <= steps.min() <= steps.max() <= steps.min() + 1
 
 
 def test_a_part_of_the_kept_images_stands_for_itself_not_for_all():

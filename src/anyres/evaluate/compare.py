@@ -91,12 +91,12 @@ def _some(found: FeatureSet, count: int, seed: int) -> FeatureSet:
 
 
 def _sheet(folder: Path, report: Evaluation, found: FeatureSet, reference: Reference) -> list[Image.Image]:
-    """The first pictures of an evaluation, where they still are."""
+    """Some pictures of an evaluation, where they still are."""
     try:
         source = open_source(folder / SAMPLES if report.made.kind == "model" else Path(report.made.name))
     except DataError:
         return []
     places = {name: i for i, name in enumerate(source.names)}
     framing = reference.manifest.protocol.framing
-    read = (read_framed(source, places[name], framing) for name in found.names[:SHEET_IMAGES] if name in places)
+    read = (read_framed(source, places[name], framing) for name in found.spread(SHEET_IMAGES).names if name in places)
     return [picture for picture in read if picture is not None]

@@ -186,7 +186,7 @@ def _result(
         by_size=groups(found, training, held_out, size_groups, seed=seed),
         by_shape=groups(found, training, held_out, _shapes, seed=seed, order=SHAPES),
         by_label=groups(found, training, held_out, lambda part: list(part.labels), seed=seed) if labelled else (),
-        nearest=nearest(found, training, held_out, SHEET_IMAGES),
+        nearest=nearest(found.spread(SHEET_IMAGES), training, held_out),
         memorisation=memorisation(found, training, held_out, seed=seed),
         signatures=_signatures(options, subject, bench, made, found),
         settings=settings,

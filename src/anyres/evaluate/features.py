@@ -51,6 +51,11 @@ class FeatureNetwork(Protocol):
         ...
 
     @property
+    def dim(self) -> int:
+        """Number of pooled features."""
+        ...
+
+    @property
     def map_px(self) -> int:
         """Px of an image that a position of `maps` stands for."""
         ...
@@ -64,6 +69,7 @@ class FeatureNetwork(Protocol):
         ...
 
 
+# in the order in which messages offer them: those that need no download first
 NETWORKS = ("efficientnet-lite2", "efficientnet-lite0", "inception", "dinov2")
 
 
@@ -111,6 +117,25 @@ def require_uint8(images: Tensor) -> None:
     if images.dtype != torch.uint8:
         raise ConfigError(
             f"got images of {images.dtype}", wanted="uint8, 0 to 255", fix="round them: (x * 255).round().to(uint8)"
+        )
+
+
+def require_sides(images: Tensor, least: int) -> None:
+    """Refuse images that are too small for a network's maps.
+
+    Args:
+        images: (…, height, width).
+        least: px of a side.
+
+    Raises:
+        ConfigError: a side is shorter.
+    """
+    height, width = images.shape[-2:]
+    if min(height, width) < least:
+        raise ConfigError(
+            f"got an image of {width}x{height} px for feature maps",
+            wanted=f"sides of at least {least} px",
+            fix="enlarge it, or leave it out",
         )
 
 

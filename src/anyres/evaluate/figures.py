@@ -122,16 +122,15 @@ def groups(
     return tuple(found) if len(found) > 1 else ()
 
 
-def nearest(made: FeatureSet, training: FeatureSet, held_out: FeatureSet, first: int) -> tuple[Neighbour, ...]:
-    """The training images nearest to the first made ones.
+def nearest(made: FeatureSet, training: FeatureSet, held_out: FeatureSet) -> tuple[Neighbour, ...]:
+    """The training images nearest to made ones.
 
     Args:
         made: the images.
         training: the training images.
         held_out: real images that say which distances are usual.
-        first: how many of the made images.
     """
-    distances, places = _nearest(made.features[:first], training.features)
+    distances, places = _nearest(made.features, training.features)
     usual = _nearest(held_out.features, training.features)[0]
     return tuple(
         Neighbour(

@@ -5,21 +5,25 @@ pool is a maximum, batch norms have ε = 10⁻³, and there are 1,008 classes. I
 widely used conversion from TensorFlow, under whose parameter names it is written here.
 """
 
+import sys
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..errors import CheckpointError, DataError, first_line
+from ..files import make_folder
 from ..model.weights import read_safetensors
-from ..shapes import Float, Tensor, UInt8
-from .features import SPATIAL_CHANNELS, Features, identity_of, require_uint8
+from ..shapes import Float, Tensor
+from .features import SPATIAL_CHANNELS, Features, identity_of, require_sides, require_uint8
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 HASH = "6726825d"  # the first digits of the file's SHA-256
 SIDE = 299  # px
+COUNTER = ".num_batches_tracked"
+LEAST_SIDE = 43  # px that one position of `maps` needs
 CLASSES = 1008
 
 
@@ -28,8 +32,8 @@ class FidInception:
 
     Images are 8-bit, as they are when saved: their quantisation is part of the metric. They are stretched to 299x299 by
     TensorFlow 1's bilinear resize, without antialiasing, to (x − 128) / 128. Places are the first 7 channels of
-    "mixed_6/conv" (17 × 17), and classes leave the bias out, both as there. `maps` are of the block before the last
-    reduction, at stride 16.
+    "mixed_6/conv" (17 × 17), and classes leave the bias out, both as there. `maps` are of "mixed_7", the block before
+    the last reduction, at stride 16: no reduction until there is padded, so position i is centred on px 16 i + 21.
 
     Args:
         device: where it runs.
@@ -54,37 +58,37 @@ class FidInception:
                 wanted="the conversion of TensorFlow's weights of 2015-12-05, with 1,008 classes",
                 fix=f"fetch it from {URL}",
             )
-        network.load_state_dict(state, strict=False)  # a counter of batches may be missing, which does nothing
-        self.identity = identity_of(self.name, {key: state[key] for key in _wanted(network)})
+        weights_only = {key: state[key] for key in _wanted(network)}
+        network.load_state_dict({**network.state_dict(), **weights_only})
+        self.identity = identity_of(self.name, weights_only)
         self._device, self._network = device, network.eval().requires_grad_(False).to(device)
 
     @torch.no_grad()
-    def __call__(self, images: UInt8[Tensor, "images 3 height width"]) -> Features:
-        """Uint8 RGB → features."""
+    def __call__(self, images: Tensor) -> Features:
+        """(images, 3, height, width) uint8 RGB → features."""
         require_uint8(images)
         x = (resize_like_tensorflow(images.to(self._device).float(), SIDE) - 128) / 128
         network = self._network
-        x = network.until_mixed_6(x)
-        places = network.Mixed_6d.branch1x1(x)  # TensorFlow's mixed_6 is the fourth block at this size
-        pooled = network.after_mixed_6(network.Mixed_6d(x)).mean(dim=(2, 3))
+        mixed_6 = network.until_mixed_6(x)
+        pooled = network.after_mixed_6(mixed_6).mean(dim=(2, 3))
         return Features(
             pooled=pooled,
-            spatial=places[:, :SPATIAL_CHANNELS].flatten(1),
+            spatial=mixed_6[:, :SPATIAL_CHANNELS].flatten(1),  # its first branch is "mixed_6/conv"
             probabilities=F.linear(pooled, network.fc.weight).softmax(dim=1),
         )
 
     @torch.no_grad()
-    def maps(self, images: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "images channels rows columns"]:
-        """Uint8 RGB, at its own size, which is at least 75 px a side → "mixed_7"."""
+    def maps(self, images: Tensor) -> Float[Tensor, "images channels rows columns"]:
+        """(images, 3, height, width) uint8 RGB, at its own size, at least 43 px a side → "mixed_7"."""
         require_uint8(images)
-        network = self._network
-        x = network.until_mixed_6((images.to(self._device).float() - 128) / 128)
-        return network.Mixed_6e(network.Mixed_6d(x))
+        require_sides(images, LEAST_SIDE)
+        x = (images.to(self._device).float() - 128) / 128
+        return self._network.Mixed_6e(self._network.until_mixed_6(x))
 
 
 def resize_like_tensorflow(images: Float[Tensor, "images 3 height width"], side: int) -> Float[Tensor, "images 3 s s"]:
     """TensorFlow 1's ResizeBilinear to a square: px i comes from i · (in / out), without antialiasing."""
-    for axis in (2, 3):
+    for axis in (3, 2):  # TensorFlow's order
         length = images.shape[axis]
         source = torch.arange(side, dtype=torch.float32, device=images.device) * (length / side)
         low = source.floor().long().clamp(max=length - 1)
@@ -229,29 +233,33 @@ class Inception(nn.Module):
         self.Mixed_7b, self.Mixed_7c = _E(1280, maximum=False), _E(2048, maximum=True)
         self.fc = nn.Linear(2048, CLASSES)
 
-    def until_mixed_6(self, x: Tensor) -> Tensor:
-        """An image → the input of "mixed_6"."""
+    def until_mixed_6(self, x: Float[Tensor, "images 3 height width"]) -> Float[Tensor, "images 768 rows columns"]:
+        """Images, −1 … 1 → the output of "mixed_6", the fourth block at stride 16."""
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, stride=2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, stride=2))))
-        return self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))
+        return self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x))))
 
-    def after_mixed_6(self, x: Tensor) -> Tensor:
+    def after_mixed_6(self, x: Float[Tensor, "images 768 rows columns"]) -> Float[Tensor, "images 2048 h w"]:
         """The output of "mixed_6" → the last map."""
         return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(self.Mixed_6e(x))))
 
 
 def _wanted(network: Inception) -> dict[str, Tensor]:
-    return {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
+    """The tensors that do something: not batch norms' counters of batches, which the conversion may lack."""
+    return {key: value for key, value in network.state_dict().items() if not key.endswith(COUNTER)}
 
 
 def _differences(network: Inception, state: dict[str, Tensor]) -> str:
     wanted = _wanted(network)
-    missing = [key for key in wanted if key not in state]
-    other = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    if not missing and not other:
-        return ""
-    return "; ".join([f"{key} is missing" for key in missing[:2]] + [f"{key} has another shape" for key in other[:2]])
+    problems = [f"{key} is missing" for key in wanted if key not in state]
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    problems += [f"{key} is not part of it" for key in state if key not in wanted and not key.endswith(COUNTER)]
+    return "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if len(problems) > 3 else "")
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -264,7 +272,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"{path} cannot be read: {first_line(error)}", wanted="weights, .pth or .safetensors", fix=f"fetch {URL}"
         ) from error
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no weights", wanted="tensors by their names", fix=f"fetch {URL}")
     return state
 
@@ -273,10 +281,10 @@ def _downloaded() -> Path:
     """The weights, from torch's cache or the web."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rsplit("/", 1)[1]
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
-            torch.hub.download_url_to_file(URL, str(path), hash_prefix=HASH, progress=False)
-        except (URLError, OSError, RuntimeError) as error:
+            torch.hub.download_url_to_file(URL, str(path), hash_prefix=HASH, progress=sys.stderr.isatty())
+        except (OSError, HTTPException, RuntimeError) as error:  # the last is another hash
             raise DataError(
                 f"the weights of FID's network cannot be downloaded: {first_line(error)}",
                 wanted=f"{URL}, once",

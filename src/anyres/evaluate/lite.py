@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import BackendError
-from ..shapes import Float, Tensor, UInt8
-from .features import SPATIAL_CHANNELS, Features, identity_of, require_uint8
+from ..shapes import Float, Tensor
+from .features import SPATIAL_CHANNELS, Features, identity_of, require_sides, require_uint8
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class EfficientNetLite:
     """EfficientNet-Lite (arXiv 1905.11946, without squeeze-excitation): the features before its last layer.
 
     Images of any shape are stretched to its square input, bicubic with antialiasing, in float32. Places and `maps` are
-    those of its last block at stride 16.
+    those of its last block at stride 16. The package pads each layer as the native input needs it, whatever the size of
+    the image: so a position of `maps` lies equally over its px at every size, and sides that 16 does not divide lose
+    up to 15 px at the far end.
 
     Args:
         name: a name of `LITE`.
@@ -50,8 +52,8 @@ class EfficientNetLite:
         self._network = network.to(device, memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def __call__(self, images: UInt8[Tensor, "images 3 height width"]) -> Features:
-        """Uint8 RGB → features."""
+    def __call__(self, images: Tensor) -> Features:
+        """(images, 3, height, width) uint8 RGB → features."""
         require_uint8(images)
         x = images.to(self._device).float()
         if x.shape[-2:] != (self._side, self._side):
@@ -66,12 +68,15 @@ class EfficientNetLite:
         )
 
     @torch.no_grad()
-    def maps(self, images: UInt8[Tensor, "images 3 height width"]) -> Float[Tensor, "images channels rows columns"]:
-        """Uint8 RGB, at its own size → the last block at stride 16."""
+    def maps(self, images: Tensor) -> Float[Tensor, "images channels rows columns"]:
+        """(images, 3, height, width) uint8 RGB, at least 16 px a side, never resized → the last block at stride 16."""
         require_uint8(images)
+        require_sides(images, self.map_px)
         return self._run(images.to(self._device).float(), until_stride=True)[0]
 
-    def _run(self, x: Tensor, *, until_stride: bool = False) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, x: Float[Tensor, "images 3 height width"], *, until_stride: bool = False
+    ) -> tuple[Float[Tensor, "images channels rows columns"], Tensor]:
         """The last blocks' outputs at stride 16 and of all."""
         network: Any = self._network
         x = ((x - self.MEAN) / self.SPREAD).contiguous(memory_format=torch.channels_last)

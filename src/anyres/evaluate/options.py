@@ -47,13 +47,13 @@ class MeasuringOptions:
         require(self.multiple is None or self.multiple >= 1, f"multiple = {self.multiple}", "at least 1 px")
         share = self.held_out_share
         require(share is None or 0 < share < 1, f"held_out_share = {share}", "more than 0 and less than 1")
-        for given, needed in (("upscale", "size"), ("multiple", "max_side")):
-            require(
-                not getattr(self, given) or getattr(self, needed) is not None,
-                f"--{given} without --{needed.replace('_', '-')}",
-                "both",
-                f"add --{needed.replace('_', '-')}",
-            )
+        require(not self.upscale or self._is_sized(), "--upscale without --size", "both", "add --size WIDTHxHEIGHT")
+        require(
+            self.multiple is None or self.max_side is not None,
+            "--multiple without --max-side",
+            "both",
+            "add --max-side PX",
+        )
         for one, other in (("size", "max_side"), ("held_out", "held_out_share")):
             require(
                 getattr(self, one) is None or getattr(self, other) is None,
@@ -61,6 +61,9 @@ class MeasuringOptions:
                 "one of them",
                 "leave one out",
             )
+
+    def _is_sized(self) -> bool:
+        return self.size is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,3 +141,6 @@ class EvaluateOptions(MeasuringOptions):
                 "two folders of earlier evaluations alone",
                 "leave the rest out",
             )
+
+    def _is_sized(self) -> bool:
+        return bool(self.size or self.preset) or any(axis.startswith(("size=", "preset=")) for axis in self.sweep)

@@ -1,40 +1,18 @@
 """Pages that open offline: an evaluation, a comparison, a sweep. All that they show is inside them."""
 
-import base64
-import importlib
-import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import chain
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
-from ..config import to_dict
-from ..errors import BackendError
-from .figures import METRICS
-from .results import Comparison, Evaluation, Group, Sweep
-from .words import best_point, difference_words, memorisation_words, metric_name, warnings
-
-PX = 192  # longest side of a picture on a page
-QUALITY = 80
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Shown:
-    """A picture as it is embedded.
-
-    Attributes:
-        uri: its data.
-        width: px.
-        height: px.
-        caption: below it.
-    """
-
-    uri: str
-    width: int
-    height: int
-    caption: str = ""
+from .figures import LEAST_IMAGES, METRICS
+from .rendering import PAIR_PX, Shown, data_uri, forest, interval_words, render, shown, zoom
+from .results import Column, Comparison, Evaluation, Figures, Group, Neighbour, Point, Sweep
+from .sets import FRECHET_IMAGES
+from .words import SMALLER_IS_BETTER, difference_words, memorisation_words, metric_name, warnings
 
 
 def evaluation_page(
@@ -48,73 +26,47 @@ def evaluation_page(
 
     Args:
         evaluation: what was found.
-        made: its first pictures, RGB.
+        made: some of its pictures, RGB, in the order of its nearest training images.
         nearest: the training picture nearest to each, or None where it is not at hand.
         real: held-out real pictures.
 
     Raises:
         BackendError: jinja2 is not installed.
     """
-    controls = {column.name: column.figures for column in evaluation.controls}
-    shared = controls["made"].images
-    columns = [evaluation.figures, *controls.values()]
-    heads = ["", "made", *(f"{name} at {shared:,}" for name in controls)]
-    if shared == evaluation.figures.images:  # the same twice
-        del columns[1], heads[2]
-    blind = {one.metric for one in evaluation.separation if not (one.collapse and one.blur)}
-    rows: list[list[Any]] = []
-    for metric in METRICS:
-        cells = [getattr(one, metric) for one in columns]
-        if any(cell is not None for cell in cells):
-            name = metric_name(metric, evaluation.network)
-            rows.append([f"{name} · controls not told apart" if metric in blind else name, *cells])
-    kid = [(head, one.kid) for head, one in zip(heads[1:], columns, strict=True)]
-    low, high = min(0.0, *(value.low for _, value in kid)), max(value.high for _, value in kid)
-    pictures = [_shown(picture) for picture in made]
-    return _render(
+    controls = {column.name: column for column in evaluation.controls}
+    columns = [Column(name="made", what="", figures=evaluation.figures), *evaluation.controls]
+    if controls["made"].figures.images == evaluation.figures.images:  # the same twice
+        columns.remove(controls["made"])
+    times = zoom([*made, *real])
+    captions = [_stem(one.made) for one in evaluation.nearest] + [""] * len(made)
+    return render(
         "evaluation.html.j2",
-        evaluation.network,
         title=f"{evaluation.made.name}, evaluated",
         e=evaluation,
-        headline={
-            name: f"{getattr(one, evaluation.headline)}"
-            for name, one in (("made", evaluation.figures), ("held_out", controls["held-out"]))
-        },
+        network=evaluation.network,
+        headline=_quoted(evaluation.headline, evaluation.network, evaluation.figures),
+        against=_quoted(evaluation.headline, evaluation.network, controls["held-out"].figures),
+        by_kid=evaluation.headline if getattr(controls["held-out"].figures, evaluation.headline) is None else "",
+        controls={name: column.figures for name, column in controls.items()},
         warnings=warnings(evaluation),
-        heads=heads,
-        rows=rows,
-        no_frechet=evaluation.figures.frechet is None,
-        kid_rows=[{"name": name, "value": value} for name, value in kid],
-        low=low,
-        high=high,
-        made=pictures,
-        real=[_shown(picture) for picture in real],
+        columns=columns,
+        rows=[_figures_row(metric, evaluation, columns) for metric in METRICS],
+        forest=forest([(f"{one.name}, {one.figures.images:,}", one.figures.kid) for one in columns]),
+        made=[shown(one, times=times, caption=caption) for one, caption in zip(made, captions, strict=False)],
+        real=[shown(one, times=times) for one in real],
+        zoomed=times > 1,
         memorisation=memorisation_words(evaluation),
-        nearest=[
-            {
-                "made": ours,
-                "training": theirs and _shown(theirs),
-                "caption": f"{one.training}, at {one.distance:.3g}; "
-                f"{one.typical:.0%} of held-out images are nearer to theirs",
-            }
-            for ours, theirs, one in zip(pictures, nearest, evaluation.nearest, strict=False)
+        pairs=_pairs(evaluation.nearest, made, nearest),
+        groups=[
+            (name, groups, any(group.kid is None or group.held_out_kid is None for group in groups))
+            for name, groups in _tables(evaluation)
         ],
-        tables=[
-            (name, [_group_row(group) for group in groups])
-            for name, groups in (
-                ("size", evaluation.by_size),
-                ("shape", evaluation.by_shape),
-                ("label", evaluation.by_label),
-            )
-            if groups
-        ],
-        protocol=[
-            ("feature network", f"{evaluation.network}; {evaluation.network_input}"),
-            ("framing", evaluation.framing),
-            *((f"reference: {name}", value) for name, value in evaluation.reference.details.items()),
-            *((f"sampling: {name}", value) for name, value in evaluation.made.details.items()),
-        ],
-        settings=_pretty({"settings": evaluation.settings, "versions": evaluation.versions}),
+        least=LEAST_IMAGES,
+        protocol=_protocol(evaluation)
+        + [(f"sampling: {name}", value) for name, value in evaluation.made.details.items()],
+        settings=json.dumps(
+            {"settings": evaluation.settings, "versions": evaluation.versions}, indent=2, ensure_ascii=False
+        ),
     )
 
 
@@ -123,39 +75,45 @@ def comparison_page(comparison: Comparison, *, a: Sequence[Image.Image], b: Sequ
 
     Args:
         comparison: what was found.
-        a: first pictures of the first, RGB.
+        a: pictures of the first, RGB.
         b: of the second.
 
     Raises:
         BackendError: jinja2 is not installed.
     """
     first, second = comparison.a, comparison.b
-    head = next((one for one in comparison.differences if one.metric == first.headline), comparison.differences[0])
-    words = difference_words(head.metric, head.difference)
-    settings = _flat(first.settings), _flat(second.settings)
-    return _render(
+    found = comparison.differences
+    head = next((one for one in found if one.metric == first.headline), found[0])
+    settings = [_flat({**one.settings, "version": one.versions}) for one in (first, second)]
+    times = zoom([*a, *b])
+    clear = [one.metric for one in found if not one.difference.low <= 0 <= one.difference.high]
+    return render(
         "comparison.html.j2",
-        first.network,
         title=f"{comparison.names[0]} and {comparison.names[1]}, compared",
         c=comparison,
-        headline=f"{metric_name(head.metric, first.network)}, B less A: {head.difference}. {words.capitalize()}.",
+        network=first.network,
+        headline=f"{metric_name(head.metric, first.network)}, B less A: {interval_words(head.difference)}",
+        verdict=difference_words(head.metric, head.difference),
         rows=[
             {
-                "name": metric_name(one.metric, first.network),
-                **{part: getattr(one, part) for part in ("a", "b", "difference")},
+                "name": _short(one.metric, first.network),
+                "values": [one.a, one.b, one.difference],
                 "words": difference_words(one.metric, one.difference),
+                "told": one.metric in clear,
             }
-            for one in comparison.differences
+            for one in found
         ],
-        a=[_shown(picture) for picture in a],
-        b=[_shown(picture) for picture in b],
-        protocol=[
-            ("feature network", f"{first.network}; {first.network_input}"),
-            ("framing", first.framing),
-            *((f"reference: {name}", value) for name, value in first.reference.details.items()),
+        clear=[metric_name(metric, first.network) for metric in clear],
+        warnings=[f"{name}: {text}" for name, one in (("A", first), ("B", second)) for text in warnings(one)],
+        sheets=[
+            (name, [shown(picture, times=times) for picture in pictures])
+            for name, pictures in (("A", a), ("B", b))
+            if pictures
         ],
+        zoomed=times > 1,
+        protocol=_protocol(first),
         settings=[
-            [name, *(str(part.get(name, "—")) for part in settings)]
+            (name, *(str(part.get(name, "—")) for part in settings))
             for name in sorted({*settings[0], *settings[1]})
             if settings[0].get(name) != settings[1].get(name)
         ],
@@ -172,76 +130,123 @@ def sweep_page(sweep: Sweep, plots: Sequence[tuple[str, bytes]]) -> str:
     Raises:
         BackendError: jinja2 is not installed.
     """
-    best = best_point(sweep)
-    shown = [name for name in METRICS if getattr(sweep.points[0].figures, name) is not None]
-    settings = ", ".join(f"{name} {value}" for name, value in sweep.points[best].settings.items())
-    value = getattr(sweep.points[best].figures, sweep.headline)
-    seconds = [*sweep.seconds, *[None] * len(sweep.points)]
-    return _render(
+    seconds = chain(sweep.seconds, [None] * len(sweep.points))
+    points = sorted(zip(sweep.points, seconds, strict=False), key=lambda one: _rank(one[0], sweep.headline))
+    best = points[0][0]
+    value = getattr(best.figures, sweep.headline)
+    shown_first = [sweep.headline, *(metric for metric in METRICS if metric != sweep.headline)]
+    metrics = [metric for metric in shown_first if any(getattr(one.figures, metric) for one, _ in points)]
+    name = metric_name(sweep.headline, sweep.network)
+    return render(
         "sweep.html.j2",
-        sweep.network,
-        title="A sweep",
+        title=f"{name} by {', '.join(sweep.axes)}",
         s=sweep,
-        headline=f"Best {metric_name(sweep.headline, sweep.network)}: {value} at {settings}; "
-        f"real held-out images: {getattr(sweep.held_out, sweep.headline)}",
-        metrics=shown,
-        plots=[{"title": title, "uri": _uri(data, "png")} for title, data in plots],
+        network=sweep.network,
+        images=sorted({point.figures.images for point in sweep.points}),
+        headline=f"Best {_quoted(sweep.headline, sweep.network, best.figures)} at "
+        + ", ".join(f"{axis} {text}" for axis, text in best.settings.items()),
+        against=_quoted(sweep.headline, sweep.network, sweep.held_out),
+        metrics=[(metric, _short(metric, sweep.network)) for metric in metrics],
+        plots=[(title, data_uri(data, "png")) for title, data in plots],
         rows=[
             {
-                "values": list(point.settings.values()),
-                "figures": [getattr(point.figures, name) for name in shown],
-                "seconds": "" if seconds[i] is None else f"{seconds[i]:.0f}",
-                "link": f"{point.folder}/report.html",
-                "best": i == best,
+                "settings": list(point.settings.values()),
+                "figures": [getattr(point.figures, metric) for metric in metrics],
+                "seconds": None if took is None else f"{took:,.0f}",
+                "link": f"{quote(point.folder)}/report.html",
+                "word": "best" if point is best else _overlap(getattr(point.figures, sweep.headline), value),
             }
-            for i, point in enumerate(sweep.points)
+            for point, took in points
         ],
     )
 
 
-def _render(template: str, network: str, **values: Any) -> str:
-    try:
-        jinja2 = importlib.import_module("jinja2")
-    except ImportError as error:
-        raise BackendError(
-            f"reports need jinja2: {error}", wanted="the extra [evaluate]", fix="pip install 'anyres[evaluate]'"
-        ) from error
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("anyres.evaluate"), autoescape=True, undefined=jinja2.StrictUndefined
+def _quoted(metric: str, network: str, figures: Figures) -> str:
+    value = getattr(figures, metric)
+    return f"{metric_name(metric, network)} {interval_words(value) if value else 'not given'}"
+
+
+def _short(metric: str, network: str) -> str:
+    """A metric's name where the network stands below it, and which way is better."""
+    return f"{metric_name(metric, network).removesuffix(f' ({network})')} {'↓' if metric in SMALLER_IS_BETTER else '↑'}"
+
+
+def _figures_row(metric: str, evaluation: Evaluation, columns: Sequence[Column]) -> dict[str, Any]:
+    """A metric in all columns, with what must be known of it."""
+    values = [getattr(column.figures, metric) for column in columns]
+    told = {one.metric: one for one in evaluation.separation}.get(metric)
+    missed = [] if told is None else [name for name in ("collapse", "blur") if not getattr(told, name)]
+    return {
+        "name": _short(metric, evaluation.network),
+        "values": values,
+        "mark": f"does not tell the {' or the '.join(missed)} from real images" if missed else "",
+        "reason": _reason(metric, evaluation, columns) if None in values else "",
+    }
+
+
+def _reason(metric: str, evaluation: Evaluation, columns: Sequence[Column]) -> str:
+    """Why a metric is not given in some column."""
+    if metric == "inception_score":
+        return "needs a network with classes"
+    absent = [column for column in columns if getattr(column.figures, metric) is None]
+    least = min(evaluation.reference.images, *(column.figures.images for column in absent))
+    if least < FRECHET_IMAGES:
+        return f"not given below {FRECHET_IMAGES:,} images: mostly bias"
+    return "needs images of one size"
+
+
+def _pairs(
+    neighbours: Sequence[Neighbour], made: Sequence[Image.Image], nearest: Sequence[Image.Image | None]
+) -> list[dict[str, Any]]:
+    """Made pictures beside their nearest training pictures, smaller than on the sheet."""
+    theirs = [*nearest, *[None] * len(made)]
+    times = zoom([*made, *nearest], PAIR_PX)
+
+    def small(picture: Image.Image | None) -> Shown | None:
+        return picture and shown(picture, px=PAIR_PX, times=times)
+
+    return [
+        {
+            "made": small(ours),
+            "training": small(other),
+            "name": _stem(one.made),
+            "other": one.training,
+            "distance": f"{one.distance:.3g}",
+            "nearer": f"{1 - one.typical:.0%}",
+        }
+        for one, ours, other in zip(neighbours, made, theirs, strict=False)
+    ]
+
+
+def _tables(evaluation: Evaluation) -> list[tuple[str, tuple[Group, ...]]]:
+    found = (("size", evaluation.by_size), ("shape", evaluation.by_shape), ("label", evaluation.by_label))
+    return [(name, groups) for name, groups in found if groups]
+
+
+def _protocol(evaluation: Evaluation) -> list[tuple[str, str]]:
+    return [
+        ("feature network", f"{evaluation.network}; {evaluation.network_input}"),
+        ("framing", evaluation.framing),
+        *((f"reference: {name}", value) for name, value in evaluation.reference.details.items()),
+    ]
+
+
+def _rank(point: Point, metric: str) -> float:
+    """Less is better."""
+    value = getattr(point.figures, metric)
+    if value is None:
+        return float("inf")
+    return value.value if metric in SMALLER_IS_BETTER else -value.value
+
+
+def _overlap(value: Any, best: Any) -> str:
+    return (
+        "interval overlaps the best's" if value and best and value.low <= best.high and best.low <= value.high else ""
     )
-    environment.filters |= {"number": _number, "thousands": lambda value: f"{value:,}"}
-    environment.globals |= {"label": lambda metric: metric_name(metric, network), "at": _at, "ticks": _ticks}
-    return environment.get_template(template).render(**values)
 
 
-def _group_row(group: Group) -> list[Any]:
-    return [group.name, f"{group.images:,}", f"{group.reference_images:,}", group.kid, group.held_out_kid]
-
-
-def _shown(picture: Image.Image) -> _Shown:
-    small = picture.convert("RGB")
-    small.thumbnail((PX, PX), Image.Resampling.BICUBIC)  # keeps the shape, and never enlarges
-    data = io.BytesIO()
-    small.save(data, format="WEBP", quality=QUALITY)
-    return _Shown(uri=_uri(data.getvalue(), "webp"), width=small.width, height=small.height)
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-
-
-def _at(value: float, low: float, high: float) -> float:
-    """Place of a value on the plot's axis, px."""
-    return round(150 + 470 * (value - low) / ((high - low) or 1), 1)
-
-
-def _ticks(low: float, high: float) -> list[dict[str, Any]]:
-    values = {low, 0.0, high} if low < 0 < high else {low, high}
-    return [{"x": _at(value, low, high), "text": f"{value:.2g}"} for value in sorted(values)]
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0] or name
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -249,7 +254,3 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found
-
-
-def _pretty(value: dict[str, Any]) -> str:
-    return json.dumps(to_dict(value) if not isinstance(value, dict) else value, indent=2, ensure_ascii=False)

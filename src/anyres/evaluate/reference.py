@@ -139,7 +139,12 @@ class Reference:
             DataError: it is missing, damaged or of another version.
         """
         manifest = read_manifest(folder)
-        parts = {name: FeatureSet.load(folder / f"{name}.safetensors") for name in ("training", "held-out", "blurred")}
+        names = ("training", "held-out", "blurred")
+        try:
+            parts = {name: FeatureSet.load(folder / f"{name}.safetensors") for name in names}
+        except DataError as error:  # with its manifest there, the reference would not be made again
+            fix = f"remove {folder}, and run the command that made it again"
+            raise DataError(error.got, wanted=error.wanted, fix=fix) from error
         return cls(manifest=manifest, training=parts["training"], held_out=parts["held-out"], blurred=parts["blurred"])
 
     def _parts(self) -> dict[str, FeatureSet]:

@@ -41,22 +41,23 @@ def write_report(folder: Path, result: Evaluation, found: FeatureSet, source: So
     """
     (folder / REPORT).unlink(missing_ok=True)
     found.save(folder / MADE)
-    real = bench.real_pictures()
+    real, held_out = bench.real_pictures(), bench.reference.held_out.spread(SHEET_IMAGES)
     first = sheet_pictures(source, found, bench)
     page = evaluation_page(
         result,
         made=first,
         nearest=[real.training(neighbour.training) for neighbour in result.nearest],
-        real=[picture for name in bench.reference.held_out.names[:SHEET_IMAGES] if (picture := real.held_out(name))],
+        real=[picture for name in held_out.names if (picture := real.held_out(name))],
     )
     write_text(folder / PAGE, page)
     write_json(folder / REPORT, {"format_version": FORMAT_VERSION, **to_dict(result)})
 
 
 def sheet_pictures(source: Source, found: FeatureSet, bench: Bench) -> list[Image.Image]:
-    """The first measured pictures, in order: nobody has picked them."""
+    """Some of the measured pictures, which nobody has picked."""
     places = {name: i for i, name in enumerate(source.names)}
-    read = (read_framed(source, places[name], bench.measuring.framing) for name in found.names[:SHEET_IMAGES])
+    names = found.spread(SHEET_IMAGES).names
+    read = (read_framed(source, places[name], bench.measuring.framing) for name in names)
     return [picture for picture in read if picture is not None]
 
 

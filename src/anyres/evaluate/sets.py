@@ -66,6 +66,10 @@ class FeatureSet:
             probabilities=None if self.probabilities is None else self.probabilities[rows],
         )
 
+    def spread(self, count: int) -> "FeatureSet":
+        """So many of the kept images, evenly spread over all of them: nobody has picked them, and all labels show."""
+        return self.take(np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)))
+
     def save(self, path: Path) -> None:
         """Write a .safetensors file.
 
@@ -112,7 +116,7 @@ class FeatureSet:
             raise DataError(
                 f"{path} cannot be read: {error or type(error).__name__}",
                 wanted="features as anyres wrote them",
-                fix="remove the folder that it is in, and run the command that made it again",
+                fix="run the command that made them again",
             ) from error
 
 

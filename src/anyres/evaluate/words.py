@@ -67,19 +67,19 @@ def memorisation_words(evaluation: Evaluation) -> str:
 def figures_text(evaluation: Evaluation) -> str:
     """An evaluation's figures and controls, as rows."""
     controls = {column.name: column.figures for column in evaluation.controls}
-    heads = ["", "made", *(f"{name} at {one.images:,}" for name, one in controls.items() if name != "made")]
-    if controls["made"].images != evaluation.figures.images:
-        heads.insert(2, f"made at {controls['made'].images:,}")
-    rows: list[list[str]] = [heads]
+    shared = controls["made"].images
+    if shared == evaluation.figures.images:
+        del controls["made"]
+    rows: list[list[str]] = [
+        ["", f"made at {evaluation.figures.images:,}", *(f"{name} at {shared:,}" for name in controls)]
+    ]
     for metric in METRICS:
-        cells = [getattr(evaluation.figures, metric), *(getattr(one, metric) for one in controls.values())]
-        if controls["made"].images == evaluation.figures.images:
-            del cells[1]
-        name = metric_name(metric, evaluation.network)
-        if any(cell is not None for cell in cells):
-            rows.append([name, *("—" if cell is None else str(cell) for cell in cells)])
+        name, whole = metric_name(metric, evaluation.network), getattr(evaluation.figures, metric)
+        others = [getattr(one, metric) for one in controls.values()]
+        if whole is not None:
+            rows.append([name, str(whole), *("—" if value is None else f"{value.value:.4g}" for value in others)])
         elif metric == "frechet":
-            rows.append([name, f"not given below {FRECHET_IMAGES:,} images: it would be mostly bias"])
+            rows.append([name, f"not given below {FRECHET_IMAGES:,} images"])
     made, real = evaluation.made, evaluation.reference
     head = [
         f"{made.images:,} images of {made.name} against {real.images:,} real ones",
