@@ -130,7 +130,6 @@ def test_images_that_are_not_8_bit_are_refused(network, call):
     ("hidden", "patch", "name"),
     [
         (384, 14, "dinov2-vit-s14"),
-        (768, 14, "dinov2-vit-b14"),
         (384, 16, "dinov2-vit-s16"),
         (48, 14, "dinov2-vit-48-14"),
     ],

@@ -45,9 +45,9 @@ def test_it_is_a_feature_network_and_its_features_have_their_sizes(network):
 
 
 def test_an_image_has_the_same_features_alone_and_among_others(network):
-    images = torch.stack(pixels(Size(40, 40), Size(40, 40), Size(40, 40)))
+    images = torch.stack(pixels(Size(40, 40), Size(40, 40)))
     together = network(images)
-    for i in range(3):
+    for i in range(2):
         alone = network(images[i : i + 1])
         for name in ("pooled", "spatial", "probabilities"):
             torch.testing.assert_close(
@@ -107,7 +107,7 @@ def test_a_shift_of_the_image_by_one_position_shifts_its_maps_by_one(network):
     assert (here - whole[..., :-1, :-2][inner]).abs().max() > 1  # and by no other number
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(height=st.integers(16, 70), width=st.integers(16, 70))
 def test_maps_have_a_position_for_each_stride_of_any_size(network, height, width):
     found = network.maps(grey(height, width))

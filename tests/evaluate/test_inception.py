@@ -1,5 +1,6 @@
 """FID's network under random weights: its graph, its input, and which weights it takes."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def test_an_image_has_the_same_features_alone_and_among_others(network, one):
     for name in ("pooled", "spatial", "probabilities"):
         other, found = getattr(together, name)
         torch.testing.assert_close(found, getattr(one.features, name)[0], rtol=1e-3, atol=1e-4, msg=name)
-        assert (other - found).norm() > 0.1 * found.norm()
+        assert (other - found).norm() > 0.03 * found.norm()
 
 
 @settings(max_examples=25)
@@ -170,17 +171,17 @@ def test_the_input_is_the_resized_image_from_minus_one_to_one(one):
     assert 0.9 < one.input.max() < 1
 
 
-def test_a_spot_shows_in_the_maps_where_it_is(network):
-    places = ((0, 4), (2, 1))
-    images = torch.full((3, 3, 75, 123), 128, dtype=torch.uint8)
-    for image, place in zip(images[1:], places, strict=True):
-        top, left = (network.map_px * i + 21 - 3 for i in place)
-        image[:, top : top + 7, left : left + 7] = 255
-    plain, *spotted = network.maps(images)
-    for found, place in zip(spotted, places, strict=True):
-        change = (found - plain).square().sum(dim=0)
-        assert change.shape == (3, 6)
-        assert divmod(int(change.argmax()), 6) == place
+def test_positions_of_maps_lie_alike_from_both_ends_of_an_image(network):
+    """Under symmetric kernels, a mirrored image of 43 + 16 k px a side has mirrored maps: position i is at 16 i + 21."""
+    symmetric = copy.deepcopy(network)
+    for layer in symmetric._network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.weight.copy_((layer.weight + layer.weight.flip(2, 3)) / 2)
+    image = noisy(1, 43 + 2 * 16, 43 + 5 * 16)
+    maps, mirrored = symmetric.maps(image), symmetric.maps(image.flip(2, 3))
+    assert maps.shape == (1, 768, 3, 6)
+    torch.testing.assert_close(mirrored.flip(2, 3), maps, rtol=1e-3, atol=1e-4)
+    assert (mirrored - maps).norm() > 0.03 * maps.norm()
 
 
 def test_the_smallest_image_with_a_map_has_one_position_and_a_smaller_one_is_refused(network):

@@ -203,7 +203,9 @@ def test_what_is_not_given_is_a_dash_with_the_reason(evaluation):
     assert "network with classes" in told["Inception"][0]
     held_out = replace(many.controls[1], figures=replace(many.controls[1].figures, images=900, frechet=None))
     fewer = replace(many, controls=(many.controls[0], held_out, *many.controls[2:]))
-    assert "not given" in whole(fewer).partition("Figures and controls")[0]
+    head = Page(whole(fewer)).text.partition("Figures and controls")[0]
+    assert "not given" in head
+    assert interval_parts(held_out.figures.kid)[0] in head  # stands in
     assert rows(fewer)["Fréchet"].count("—") == 1
 
 

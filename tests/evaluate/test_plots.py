@@ -1,6 +1,7 @@
 """A sweep's page and plots."""
 
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from anyres.evaluate.page import sweep_page
 from anyres.evaluate.plots import sweep_plots
 from anyres.evaluate.results import Sweep
 from anyres.evaluate.words import sweep_text
-from tests.evaluate.made_pages import Page, intervals, made_sweep
+from tests.evaluate.made_pages import GIVEN, Page, intervals, made_sweep, near
 
 
 @pytest.fixture
@@ -32,6 +33,9 @@ def test_a_sweep_lists_all_points_best_first_with_links(sweep):
         overlaps = sweep.points[i].figures.kid.low <= sweep.points[order[0]].figures.kid.high
         assert ("overlaps" in row[-1]) == (overlaps and i != order[0])
         assert ("7" in row[-3]) == (i == 0)
+    for row, figures in zip(rows, [*(sweep.points[i].figures for i in order), sweep.held_out], strict=True):
+        for cell, metric in zip(row[3:9], GIVEN, strict=True):  # past the settings
+            assert near([float(part) for part in re.findall(r"-?\d+\.?\d*", cell)], getattr(figures, metric))
     upward = replace(sweep, headline="recall")
     best = max(range(6), key=lambda i: sweep.points[i].figures.recall.value)
     assert f'href="points/{best}/report.html"' in sweep_page(upward, []).partition("</tr>")[2].partition("</tr>")[0]

@@ -1,5 +1,6 @@
 """The metrics of a set of images against real ones, as a whole and by group; and how near it comes to single images."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -8,7 +9,15 @@ import numpy as np
 
 from .. import noise
 from .estimates import Estimate, need, share
-from .metrics import BLOCK, NEIGHBOURS, InceptionScore, kernel_distance, neighbourhoods, squared_distances
+from .metrics import (
+    BLOCK,
+    NEIGHBOURS,
+    InceptionScore,
+    kernel_distance,
+    kernel_within,
+    neighbourhoods,
+    squared_distances,
+)
 from .moments import Moments, frechet_estimate
 from .results import Figures, Group, Memorisation, Neighbour
 from .sets import FRECHET_IMAGES, FeatureSet
@@ -35,7 +44,12 @@ def estimates(made: FeatureSet, real: FeatureSet, *, seed: int, stream: int = 0)
     draws = {"seed": seed, "stream": stream}
     places = neighbourhoods(made.features, real.features, **draws)
     return {
-        "kid": kernel_distance(_at_most(made.features, seed), _at_most(real.features, seed), **draws),
+        "kid": kernel_distance(
+            _at_most(made.features, seed),
+            _at_most(real.features, seed),
+            within_real=_within_real(real, seed),
+            **draws,
+        ),
         "frechet": _frechet(made, real, "features", "moments", **draws),
         # features that keep their place need images of one size
         "spatial_frechet": None
@@ -55,6 +69,11 @@ def figures(made: FeatureSet, real: FeatureSet, *, seed: int) -> Figures:
     """The metrics with their intervals; see `estimates`."""
     found = {name: estimate and estimate.interval for name, estimate in estimates(made, real, seed=seed).items()}
     return Figures(images=made.count, **found)  # pyright: ignore[reportArgumentType] - the four that can be None may
+
+
+@functools.lru_cache(maxsize=1)  # several sets are measured against one
+def _within_real(real: FeatureSet, seed: int) -> np.ndarray:
+    return kernel_within(_at_most(real.features, seed), seed=seed)
 
 
 def _at_most(features: np.ndarray, seed: int) -> np.ndarray:

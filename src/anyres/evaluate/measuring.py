@@ -14,6 +14,9 @@ from .pictures import Counts, Framing, Picture, pictures
 from .sets import Collector, FeatureSet
 from .sources import Source
 
+WINDOW = 16  # batches that are read ahead, so that images of one size meet
+WINDOW_PX = 2**26  # 200 MB
+
 Route = Callable[[Picture], Iterable[tuple[int, Picture]]]
 
 
@@ -83,30 +86,46 @@ class Measuring:
                     bar.advance()
                     yield from route(picture)
 
-            for batch in _batches(routed(), self.batch):
-                found = self._seen([picture for _, picture in batch])
+            for window in _windows(routed(), self.batch):
+                found = self._seen_each([picture for _, picture in window])
                 for part, collector in enumerate(collectors):
-                    rows = [i for i, (number, _) in enumerate(batch) if number == part]
+                    rows = [i for i, (number, _) in enumerate(window) if number == part]
                     if rows:
-                        collector.add([batch[i][1] for i in rows], {name: v[rows] for name, v in found.items()})
+                        values = {name: np.stack([found[i][name] for i in rows]) for name in found[rows[0]]}
+                        collector.add([window[i][1] for i in rows], values)
         return [collector.finish() for collector in collectors], counts
 
+    def _seen_each(self, window: Sequence[Picture]) -> list[dict[str, np.ndarray]]:
+        """What the network finds in each picture, by the names of `FeatureSet`; those of one size go together."""
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for i, picture in enumerate(window):
+            sizes.setdefault(picture.pixels.shape, []).append(i)
+        found: list[dict[str, np.ndarray]] = [{} for _ in window]
+        for members in sizes.values():
+            for start in range(0, len(members), self.batch):
+                rows = members[start : start + self.batch]
+                for name, values in self._seen([window[i] for i in rows]).items():
+                    for i, value in zip(rows, values, strict=True):
+                        found[i][name] = value.copy()  # a view would keep the whole batch
+        return found
+
     def _seen(self, batch: Sequence[Picture]) -> dict[str, np.ndarray]:
-        """What the network finds in pictures of one size, by the names of `FeatureSet`."""
         images = rearrange(np.stack([picture.pixels for picture in batch]), "n h w c -> n c h w")
         found = self.network(torch.from_numpy(np.ascontiguousarray(images)))
         probabilities = {} if found.probabilities is None else {"probabilities": _host(found.probabilities)}
         return {"features": _host(found.pooled), "spatial": _host(found.spatial), **probabilities}
 
 
-def _batches(items: Iterable[tuple[int, Picture]], batch: int) -> Iterator[list[tuple[int, Picture]]]:
-    """Consecutive pictures of equal size together, at most `batch`."""
+def _windows(items: Iterable[tuple[int, Picture]], batch: int) -> Iterator[list[tuple[int, Picture]]]:
+    """Consecutive pictures, enough to find some of one size among them, and not more than memory is there for."""
     waiting: list[tuple[int, Picture]] = []
+    px = 0
     for item in items:
-        if waiting and (len(waiting) == batch or waiting[0][1].pixels.shape != item[1].pixels.shape):
-            yield waiting
-            waiting = []
         waiting.append(item)
+        px += item[1].pixels.shape[0] * item[1].pixels.shape[1]
+        if len(waiting) == WINDOW * batch or px >= WINDOW_PX:
+            yield waiting
+            waiting, px = [], 0
     if waiting:
         yield waiting
 

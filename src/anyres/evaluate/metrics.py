@@ -17,7 +17,13 @@ NEIGHBOURS = 3  # k of precision, recall, density, coverage
 
 
 def kernel_distance(
-    made: np.ndarray, real: np.ndarray, *, seed: int = 0, stream: int = 0, bootstraps: int = BOOTSTRAPS
+    made: np.ndarray,
+    real: np.ndarray,
+    *,
+    seed: int = 0,
+    stream: int = 0,
+    bootstraps: int = BOOTSTRAPS,
+    within_real: np.ndarray | None = None,
 ) -> Estimate:
     """KID: the unbiased estimate of the squared maximum mean discrepancy, kernel (x·y/dim + 1)³ (arXiv 1801.01401).
 
@@ -30,19 +36,34 @@ def kernel_distance(
         seed: of the draws.
         stream: which draws of the made images.
         bootstraps: number of draws.
+        within_real: what `kernel_within` gave for the real images with the same seed and number of draws.
 
     Raises:
         DataError: fewer than two images in a set.
     """
     need(min(len(made), len(real)), 2, "KID")
-    # row 0 counts every image once: the estimate itself
-    counts = [
-        np.concatenate([np.ones((1, len(made))), made_draws(len(made), bootstraps, seed, stream)]),
-        np.concatenate([np.ones((1, len(real))), real_draws(len(real), bootstraps, seed)]),
-    ]
-    within = [_mean_of_pairs(x, x, w, w, same=True) for x, w in zip((made, real), counts, strict=True)]
-    found = within[0] + within[1] - 2 * _mean_of_pairs(made, real, *counts, same=False)
+    of_made = _with_whole(made_draws(len(made), bootstraps, seed, stream))
+    of_real = _with_whole(real_draws(len(real), bootstraps, seed))
+    within = _mean_of_pairs(made, made, of_made, of_made, same=True)
+    if within_real is None:
+        within_real = kernel_within(real, seed=seed, bootstraps=bootstraps)
+    found = within + within_real - 2 * _mean_of_pairs(made, real, of_made, of_real, same=False)
     return Estimate(value=float(found[0]), replicates=found[1:])
+
+
+def kernel_within(real: np.ndarray, *, seed: int = 0, bootstraps: int = BOOTSTRAPS) -> np.ndarray:
+    """The kernel's mean over pairs of real images, which is the same for every set that is measured against them.
+
+    Args:
+        real: features (images, dim).
+        seed: of the draws.
+        bootstraps: number of draws.
+
+    Returns:
+        Of all images, then of each draw.
+    """
+    draws = _with_whole(real_draws(len(real), bootstraps, seed))
+    return _mean_of_pairs(real, real, draws, draws, same=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -195,6 +216,11 @@ class InceptionScore:
 
 def _plogp(p: np.ndarray) -> np.ndarray:
     return p * np.log(np.where(p > 0, p, 1.0))
+
+
+def _with_whole(draws: np.ndarray) -> np.ndarray:
+    """Draws behind one that takes every image once: the estimate itself."""
+    return np.concatenate([np.ones((1, draws.shape[1])), draws])
 
 
 def _mean_of_pairs(x: np.ndarray, y: np.ndarray, wx: np.ndarray, wy: np.ndarray, *, same: bool) -> np.ndarray:

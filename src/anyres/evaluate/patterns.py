@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..shapes import Float, Tensor
 
@@ -11,6 +12,7 @@ BACKGROUND = 40  # levels of 255 that a colour may lie off the background's and 
 TOUCHED = 0.05  # share of a side's length that content covers where it touches
 BANDS = (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # cycles per px, octave by octave
 LEAST_OVERLAP = 0.25  # of a picture with itself when shifted: less says little
+TILING_PX = 256
 SHORTEST_LAG = 6  # px: nearer repetitions are texture, or a token's grid
 
 
@@ -67,7 +69,7 @@ def tiling(pixels: np.ndarray) -> float:
     Args:
         pixels: (height, width, 3) uint8.
     """
-    x = _luminance(pixels)
+    x = _luminance(_reduced(pixels))
     height, width = x.shape
     x = x - _blurred(x, max(4, min(height, width) // 8))
     shape = (2 * height, 2 * width)
@@ -77,12 +79,12 @@ def tiling(pixels: np.ndarray) -> float:
         return np.fft.irfft2(np.conj(np.fft.rfft2(a, shape)) * np.fft.rfft2(b, shape), shape)
 
     ones = np.ones_like(x)
-    overlap = correlated(ones, ones)
+    over_rows, over_columns = (n - np.abs(np.fft.fftfreq(2 * n, 1 / (2 * n))) for n in (height, width))
+    overlap = np.outer(over_rows, over_columns)
     energy = correlated(np.square(x), ones) * correlated(ones, np.square(x))
-    rows, columns = (np.abs(np.fft.fftfreq(2 * n, 1 / (2 * n))) for n in (height, width))
-    allowed = overlap >= LEAST_OVERLAP * height * width
     least = max(SHORTEST_LAG, min(height, width) // 12)
-    allowed &= np.maximum(rows[:, None], columns[None]) >= least
+    far = np.maximum((height - over_rows)[:, None], (width - over_columns)[None]) >= least
+    allowed = far & (overlap >= LEAST_OVERLAP * height * width)
     # a flat overlap has no pattern; rounding would make one
     solid = energy > np.square(1e-4 * overlap)
     similar = np.where(solid, correlated(x, x) / np.sqrt(np.where(solid, energy, 1)), 0)
@@ -116,6 +118,13 @@ def _similarity(maps: np.ndarray, columns: int) -> float:
     a, b = maps[:, :, : maps.shape[2] - columns], maps[:, :, columns:]
     scale = math.sqrt(np.square(a).sum() * np.square(b).sum())
     return float((a * b).sum() / scale) if scale > 0 else 0.0
+
+
+def _reduced(pixels: np.ndarray) -> np.ndarray:
+    """At most `TILING_PX` on its longer side: repetition that matters is coarser than that."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((TILING_PX, TILING_PX), Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def _luminance(pixels: np.ndarray) -> np.ndarray:
