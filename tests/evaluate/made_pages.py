@@ -144,10 +144,10 @@ def made_sweep() -> Sweep:
         for interval in axes["interval"]
     ]
     points = tuple(
-        Point(settings=one, figures=some_figures(numbers, 200), folder=f"points/{number}")
+        Point(settings=one, figures=some_figures(numbers, 200), folder=f"points/{number}", reference="own-sizes")
         for number, one in enumerate(settings)
     )
-    held_out = some_figures(numbers, 120)
+    held_out = (Column(name="own-sizes", what="real", figures=some_figures(numbers, 120)),)
     return Sweep(axes=axes, points=points, held_out=held_out, network="colours", headline="kid", seconds=(7.0,))
 
 

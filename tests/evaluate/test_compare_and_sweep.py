@@ -11,6 +11,7 @@ from anyres.evaluate.compare import compare
 from anyres.evaluate.options import EvaluateOptions
 from anyres.evaluate.subject import Subject
 from anyres.evaluate.sweep import read_axes, sweep
+from anyres.evaluate.words import sweep_text
 from tests.evaluate.test_evaluation import folder, measure
 from tests.made import pipeline
 
@@ -97,6 +98,13 @@ def test_sizes_are_swept_each_against_its_own_reference(real, model, tmp_path):
     assert len(found.points) == 4
     framings = [json.loads((tmp_path / "out" / p.folder / "report.json").read_text())["framing"] for p in found.points]
     assert ["16x16" in framing for framing in framings] == [True, True, False, False]
+    assert [column.name for column in found.held_out] == ["16x16", "32x16"]
+    assert [point.reference for point in found.points] == ["16x16", "16x16", "32x16", "32x16"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "figures compare within a size only" in page
+    assert "Best" not in page
+    assert "held-out, 32x16" in sweep_text(found)
+    assert "best" not in sweep_text(found)
 
 
 @pytest.mark.parametrize(

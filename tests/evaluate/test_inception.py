@@ -172,7 +172,7 @@ def test_the_input_is_the_resized_image_from_minus_one_to_one(one):
 
 
 def test_positions_of_maps_lie_alike_from_both_ends_of_an_image(network):
-    """Under symmetric kernels, a mirrored image of 43 + 16 k px a side has mirrored maps: position i is at 16 i + 21."""
+    """Under symmetric kernels a mirrored image, 43 + 16 k px a side, has mirrored maps: position i is at 16 i + 21."""
     symmetric = copy.deepcopy(network)
     for layer in symmetric._network.modules():
         if isinstance(layer, torch.nn.Conv2d):
@@ -181,7 +181,7 @@ def test_positions_of_maps_lie_alike_from_both_ends_of_an_image(network):
     maps, mirrored = symmetric.maps(image), symmetric.maps(image.flip(2, 3))
     assert maps.shape == (1, 768, 3, 6)
     torch.testing.assert_close(mirrored.flip(2, 3), maps, rtol=1e-3, atol=1e-4)
-    assert (mirrored - maps).norm() > 0.03 * maps.norm()
+    assert (mirrored - maps).norm() > 0.01 * maps.norm()
 
 
 def test_the_smallest_image_with_a_map_has_one_position_and_a_smaller_one_is_refused(network):

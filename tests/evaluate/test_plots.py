@@ -33,7 +33,7 @@ def test_a_sweep_lists_all_points_best_first_with_links(sweep):
         overlaps = sweep.points[i].figures.kid.low <= sweep.points[order[0]].figures.kid.high
         assert ("overlaps" in row[-1]) == (overlaps and i != order[0])
         assert ("7" in row[-3]) == (i == 0)
-    for row, figures in zip(rows, [*(sweep.points[i].figures for i in order), sweep.held_out], strict=True):
+    for row, figures in zip(rows, [*(sweep.points[i].figures for i in order), sweep.held_out[0].figures], strict=True):
         for cell, metric in zip(row[3:9], GIVEN, strict=True):  # past the settings
             assert near([float(part) for part in re.findall(r"-?\d+\.?\d*", cell)], getattr(figures, metric))
     upward = replace(sweep, headline="recall")

@@ -1,4 +1,4 @@
-"""Numbers as pages print them, and places on a plot."""
+"""Numbers as pages and terminals print them, and places on a plot."""
 
 import pytest
 from hypothesis import given
@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from anyres.evaluate.estimates import Interval
 from anyres.evaluate.rendering import forest, interval_parts
+from anyres.evaluate.words import figures_text
+from tests.evaluate.made_pages import GIVEN, made_evaluation
 
 
 @given(st.floats(-1e4, 1e4), st.floats(0, 1e3), st.floats(0, 1e3))
@@ -35,3 +37,12 @@ def test_a_forest_is_to_scale(values):
     if abs(value) > 1e-3:  # places have two decimals
         for other, number in [*ends, *ticks]:
             assert other - zero == pytest.approx((place - zero) * number / value, abs=0.05)
+
+
+def test_the_text_holds_each_figure_and_its_controls():
+    evaluation = made_evaluation()
+    text = figures_text(evaluation)
+    for metric in GIVEN:
+        assert str(getattr(evaluation.figures, metric)) in text
+        for column in evaluation.controls:
+            assert f"{getattr(column.figures, metric).value:.4g}" in text

@@ -9,11 +9,10 @@ from .. import noise
 from ..config import differences, to_dict
 from ..errors import DataError
 from ..files import make_folder, write_json
-from .bench import read_framed
 from .figures import METRICS, estimates
 from .page import comparison_page
 from .reference import Manifest, Reference, read_manifest
-from .report import MADE, PAGE, SAMPLES, SHEET_IMAGES, read_report, write_text
+from .report import MADE, PAGE, SAMPLES, read_report, sheet_pictures, write_text
 from .results import Comparison, Difference, Evaluation
 from .sets import FeatureSet
 from .sources import open_source
@@ -96,7 +95,4 @@ def _sheet(folder: Path, report: Evaluation, found: FeatureSet, reference: Refer
         source = open_source(folder / SAMPLES if report.made.kind == "model" else Path(report.made.name))
     except DataError:
         return []
-    places = {name: i for i, name in enumerate(source.names)}
-    framing = reference.manifest.protocol.framing
-    read = (read_framed(source, places[name], framing) for name in found.spread(SHEET_IMAGES).names if name in places)
-    return [picture for picture in read if picture is not None]
+    return list(sheet_pictures(source, found, reference.manifest.protocol.framing).values())

@@ -131,9 +131,11 @@ def sweep_page(sweep: Sweep, plots: Sequence[tuple[str, bytes]]) -> str:
         BackendError: jinja2 is not installed.
     """
     seconds = chain(sweep.seconds, [None] * len(sweep.points))
-    points = sorted(zip(sweep.points, seconds, strict=False), key=lambda one: _rank(one[0], sweep.headline))
-    best = points[0][0]
-    value = getattr(best.figures, sweep.headline)
+    points = list(zip(sweep.points, seconds, strict=False))
+    comparable = len(sweep.held_out) == 1  # figures against different references are not
+    if comparable:
+        points.sort(key=lambda one: _rank(one[0], sweep.headline))
+    best = points[0][0] if comparable else None
     shown_first = [sweep.headline, *(metric for metric in METRICS if metric != sweep.headline)]
     metrics = [metric for metric in shown_first if any(getattr(one.figures, metric) for one, _ in points)]
     name = metric_name(sweep.headline, sweep.network)
@@ -143,9 +145,10 @@ def sweep_page(sweep: Sweep, plots: Sequence[tuple[str, bytes]]) -> str:
         s=sweep,
         network=sweep.network,
         images=sorted({point.figures.images for point in sweep.points}),
-        headline=f"Best {_quoted(sweep.headline, sweep.network, best.figures)} at "
+        headline=best
+        and f"Best {_quoted(sweep.headline, sweep.network, best.figures)} at "
         + ", ".join(f"{axis} {text}" for axis, text in best.settings.items()),
-        against=_quoted(sweep.headline, sweep.network, sweep.held_out),
+        against=_quoted(sweep.headline, sweep.network, sweep.held_out[0].figures),
         metrics=[(metric, _short(metric, sweep.network)) for metric in metrics],
         plots=[(title, data_uri(data, "png")) for title, data in plots],
         rows=[
@@ -154,7 +157,7 @@ def sweep_page(sweep: Sweep, plots: Sequence[tuple[str, bytes]]) -> str:
                 "figures": [getattr(point.figures, metric) for metric in metrics],
                 "seconds": None if took is None else f"{took:,.0f}",
                 "link": f"{quote(point.folder)}/report.html",
-                "word": "best" if point is best else _overlap(getattr(point.figures, sweep.headline), value),
+                "word": _word(point, best, sweep.headline),
             }
             for point, took in points
         ],
@@ -239,10 +242,13 @@ def _rank(point: Point, metric: str) -> float:
     return value.value if metric in SMALLER_IS_BETTER else -value.value
 
 
-def _overlap(value: Any, best: Any) -> str:
-    return (
-        "interval overlaps the best's" if value and best and value.low <= best.high and best.low <= value.high else ""
-    )
+def _word(point: Point, best: Point | None, metric: str) -> str:
+    """What is to be said of a point beside its figures."""
+    if best is None or point is best:
+        return "best" if point is best else ""
+    ours, theirs = getattr(point.figures, metric), getattr(best.figures, metric)
+    near = ours and theirs and ours.low <= theirs.high and theirs.low <= ours.high
+    return "interval overlaps the best's" if near else ""
 
 
 def _stem(name: str) -> str:

@@ -50,16 +50,28 @@ def _along(sweep: Sweep, axis: str, name: str) -> bytes:
         plot.plot(x, [one.value for one in found], dash, color=color, marker="o", markersize=5, label=label or "made")
         # not error bars: an interval of draws need not hold its estimate
         plot.vlines(x, [one.low for one in found], [one.high for one in found], color=color, linewidth=1.2)
-    reached = _of(sweep.held_out, sweep.headline)
-    if reached is not None:
-        plot.axhspan(reached.low, reached.high, color="grey", alpha=0.2, linewidth=0, label="real held-out images")
-        plot.axhline(reached.value, color="grey", linewidth=1)
+    _held_out(plot, sweep, axis, places)
     if min(places.values()) > 0 and max(places.values()) > WIDE * min(places.values()) and _numbers(values):
         plot.set_xscale("log")
         plot.minorticks_off()
     plot.set(xlabel=axis, ylabel=name)
     plot.set_xticks(list(places.values()), list(places), rotation=30 if max(map(len, values)) > 6 else 0)
     return _png(figure)
+
+
+def _held_out(plot: Any, sweep: Sweep, axis: str, places: dict[str, float]) -> None:
+    """The line to reach: a band, or a star at each place where the references differ along the axis."""
+    reached = {column.name: found for column in sweep.held_out if (found := _of(column.figures, sweep.headline))}
+    if len(sweep.held_out) == 1:
+        for one in reached.values():
+            plot.axhspan(one.low, one.high, color="grey", alpha=0.2, linewidth=0, label="real held-out images")
+            plot.axhline(one.value, color="grey", linewidth=1)
+        return
+    stars = {(places[point.settings[axis]], point.reference) for point in sweep.points if point.reference in reached}
+    for number, (x, reference) in enumerate(sorted(stars)):
+        one = reached[reference]
+        plot.vlines([x], [one.low], [one.high], color="grey", linewidth=1)
+        plot.scatter([x], [one.value], color="grey", marker="*", s=90, label="" if number else "real held-out images")
 
 
 def _trade(sweep: Sweep, axis: str | None) -> bytes:
@@ -69,7 +81,7 @@ def _trade(sweep: Sweep, axis: str | None) -> bytes:
     figure, (plot,) = _new(len(groups))
     for number, (label, points) in enumerate(groups.items()):
         _dots(plot, [point.figures for point in points], _color(number, len(groups)), "o", label)
-    _dots(plot, [sweep.held_out], "grey", "*", "real held-out images")
+    _dots(plot, [column.figures for column in sweep.held_out], "grey", "*", "real held-out images")
     plot.set(xlabel="recall", ylabel="precision", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     return _png(figure)
 

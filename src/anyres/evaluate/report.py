@@ -7,6 +7,7 @@ reference/        the reference, where it was made for this
 samples/          the images, where a model made them
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..errors import AnyResError, ConfigError, DataError
 from ..files import read_json, replacing, write_json
 from .bench import Bench, read_framed
 from .page import evaluation_page
+from .pictures import Framing
 from .results import Evaluation
 from .sets import FeatureSet
 from .sources import Source
@@ -42,23 +44,25 @@ def write_report(folder: Path, result: Evaluation, found: FeatureSet, source: So
     (folder / REPORT).unlink(missing_ok=True)
     found.save(folder / MADE)
     real, held_out = bench.real_pictures(), bench.reference.held_out.spread(SHEET_IMAGES)
-    first = sheet_pictures(source, found, bench)
+    first = sheet_pictures(source, found, bench.measuring.framing)
+    # a file may have gone since it was measured
+    beside = [one for one in result.nearest if one.made in first]
     page = evaluation_page(
-        result,
-        made=first,
-        nearest=[real.training(neighbour.training) for neighbour in result.nearest],
+        replace(result, nearest=tuple(beside)),
+        made=[first[neighbour.made] for neighbour in beside],
+        nearest=[real.training(neighbour.training) for neighbour in beside],
         real=[picture for name in held_out.names if (picture := real.held_out(name))],
     )
     write_text(folder / PAGE, page)
     write_json(folder / REPORT, {"format_version": FORMAT_VERSION, **to_dict(result)})
 
 
-def sheet_pictures(source: Source, found: FeatureSet, bench: Bench) -> list[Image.Image]:
-    """Some of the measured pictures, which nobody has picked."""
+def sheet_pictures(source: Source, found: FeatureSet, framing: Framing) -> dict[str, Image.Image]:
+    """Some of the measured pictures, which nobody has picked, by their names; those that are still there."""
     places = {name: i for i, name in enumerate(source.names)}
-    names = found.spread(SHEET_IMAGES).names
-    read = (read_framed(source, places[name], bench.measuring.framing) for name in names)
-    return [picture for picture in read if picture is not None]
+    names = [name for name in found.spread(SHEET_IMAGES).names if name in places]
+    read = ((name, read_framed(source, places[name], framing)) for name in names)
+    return {name: picture for name, picture in read if picture is not None}
 
 
 def read_report(folder: Path) -> Evaluation:

@@ -226,11 +226,13 @@ class Point:
         settings: the swept settings at it, by name, as text.
         figures: of its images.
         folder: its own evaluation, relative to the sweep's folder.
+        reference: name of the held-out images of its reference, in `Sweep.held_out`.
     """
 
     settings: dict[str, str]
     figures: Figures
     folder: str
+    reference: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +242,8 @@ class Sweep:
     Attributes:
         axes: the swept settings' names and values, in order.
         points: one for each combination, in the order of the axes' product.
-        held_out: the control's figures, the line to reach.
+        held_out: the held-out images of each reference, the line to reach. Several sizes have several references, and
+            then points compare within one only.
         network: name of the feature network.
         headline: the metric to look at.
         seconds: sampling and measuring of each point, in the same order; None where it was there already.
@@ -248,7 +251,7 @@ class Sweep:
 
     axes: dict[str, tuple[str, ...]]
     points: tuple[Point, ...]
-    held_out: Figures
+    held_out: tuple[Column, ...]
     network: str
     headline: str
     seconds: tuple[float | None, ...] = ()

@@ -16,7 +16,7 @@ from .options import EvaluateOptions
 from .page import sweep_page
 from .plots import sweep_plots
 from .report import PAGE, REFERENCE, write_text
-from .results import Evaluation, Point, Sweep
+from .results import Column, Evaluation, Point, Sweep
 from .subject import Subject, require_model
 
 SWEEP = "sweep.json"
@@ -40,6 +40,7 @@ def sweep(options: EvaluateOptions, subject: Subject) -> Sweep | None:
         subject.framing(point)
     points: list[Point] = []
     seconds: list[float | None] = []
+    held_out: dict[str, Column] = {}
     found: Evaluation | None = None
     for point, values in zip(chosen, combinations, strict=True):
         start, whole = time.monotonic(), (point.out / PAGE).is_file()
@@ -48,16 +49,17 @@ def sweep(options: EvaluateOptions, subject: Subject) -> Sweep | None:
         found = evaluate(point, subject, references=place)
         if found is not None:
             settings = dict(zip(axes, values, strict=True))
-            points.append(
-                Point(settings=settings, figures=found.figures, folder=str(point.out.relative_to(options.out)))
-            )
+            real = next(column for column in found.controls if column.name == "held-out")
+            held_out[found.framing] = replace(real, name=place.name)
+            folder = str(point.out.relative_to(options.out))
+            points.append(Point(settings=settings, figures=found.figures, folder=folder, reference=place.name))
             seconds.append(None if whole else time.monotonic() - start)
     if found is None:
         return None
     result = Sweep(
         axes=axes,
         points=tuple(points),
-        held_out=next(column.figures for column in found.controls if column.name == "held-out"),
+        held_out=tuple(held_out.values()),
         network=found.network,
         headline=found.headline,
         seconds=tuple(seconds),

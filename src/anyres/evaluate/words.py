@@ -43,14 +43,15 @@ def warnings(evaluation: Evaluation) -> list[str]:
         )
     for origin, what in ((evaluation.made, "images"), (evaluation.reference, "images of the reference")):
         if origin.unreadable + origin.small:
-            found.append(
-                f"{origin.unreadable + origin.small:,} {what} were left out: {origin.unreadable:,} cannot be read, "
-                f"{origin.small:,} are smaller than the size."
-            )
+            reasons = ((origin.unreadable, "cannot be read"), (origin.small, "are smaller than the size"))
+            words = ", ".join(f"{count:,} {reason}" for count, reason in reasons if count)
+            found.append(f"{origin.unreadable + origin.small:,} {what} were left out: {words}.")
     least = min(evaluation.figures.images, evaluation.controls[0].figures.images)
     if least < FEW:
         found.append(f"The controls are measured at {least:,} images only: their intervals are wide.")
-    found += [f"{check.name} is seen: {check.what}." for check in evaluation.signatures if check.verdict == "seen"]
+    found += [
+        f"Failure seen: {check.name} ({check.what})." for check in evaluation.signatures if check.verdict == "seen"
+    ]
     return found
 
 
@@ -120,12 +121,14 @@ def sweep_text(sweep: Sweep) -> str:
     """A sweep's points by the headline metric, as rows."""
     shown = [sweep.headline, *(name for name in ("precision", "recall") if name != sweep.headline)]
     rows = [[*sweep.axes, *(metric_name(name, sweep.network) for name in shown), ""]]
-    best = best_point(sweep)
+    best = best_point(sweep) if len(sweep.held_out) == 1 else None
     for number, point in enumerate(sweep.points):
         figures = [str(getattr(point.figures, name) or "—") for name in shown]
         rows.append([*point.settings.values(), *figures, "best" if number == best else ""])
     empty = [""] * (len(sweep.axes) - 1)
-    rows.append(["held-out", *empty, *(str(getattr(sweep.held_out, name) or "—") for name in shown), "real images"])
+    for column in sweep.held_out:
+        name = "held-out" if len(sweep.held_out) == 1 else f"held-out, {column.name}"
+        rows.append([name, *empty, *(str(getattr(column.figures, metric) or "—") for metric in shown), "real images"])
     return aligned(rows)
 
 
