@@ -80,7 +80,7 @@ def test_features_are_those_of_the_librarys_own_network(network, folder):
 
 @pytest.mark.parametrize("size", [Size(300, 420), Size(50, 31), Size(500, 100)])
 def test_the_input_is_pillows_bicubic_resize_of_the_whole_image_without_rounding(network, size):
-    image = images(1, size)
+    image = (images(1, size) // 128) * 255  # hard edges, which overshoot
     channels = [Image.fromarray(channel.numpy().astype(np.float32)) for channel in image[0]]
     resized = [np.asarray(channel.resize((224, 224), Image.Resampling.BICUBIC)) for channel in channels]
     seen = []

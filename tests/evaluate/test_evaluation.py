@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from anyres.cli import main
+from anyres.errors import DataError
 from anyres.evaluate import evaluation, figures, sets
 from anyres.evaluate.evaluation import evaluate
 from anyres.evaluate.options import EvaluateOptions
@@ -146,6 +147,11 @@ def test_the_headline_changes_with_the_number_of_images(real, tmp_path, monkeypa
     mixed = measure(tmp_path / "more", real, tmp_path / "mixed")
     assert mixed.figures.frechet is not None
     assert mixed.figures.spatial_frechet is None
+    with pytest.raises(DataError, match="several sizes") as refused:
+        measure(tmp_path / "more", real, tmp_path / "refused", headline="spatial_frechet")
+    assert "--size" in refused.value.fix
+    chosen = measure(tmp_path / "more", real, tmp_path / "chosen", size="32x32", headline="spatial_frechet")
+    assert chosen.headline == "spatial_frechet"
 
 
 @pytest.mark.usefixtures("colours")

@@ -136,7 +136,7 @@ def test_the_identity_follows_from_names_and_weights_alone(network):
     others = [
         identity_of("other", state),
         identity_of("net", {**state, "a": torch.tensor([1.0, 2.0000002])}),
-        identity_of("net", {"c": state["a"], "b": state["b"]}),
+        identity_of("net", {"aa": state["a"], "b": state["b"]}),
     ]
     assert len({found, *others}) == 4
 

@@ -172,7 +172,7 @@ def _result(
         ),
         reference=Origin(
             name=str(options.reference),
-            kind="saved reference" if bench.folder == options.reference else "images",
+            kind=_kind_of_reference(options, bench),
             images=training.count,
             unreadable=reference.manifest.unreadable,
             small=reference.manifest.small,
@@ -198,6 +198,12 @@ def _result(
         },
         reference_folder=str(bench.folder.resolve()),
     )
+
+
+def _kind_of_reference(options: EvaluateOptions, bench: Bench) -> str:
+    if bench.folder == options.reference:
+        return "saved reference"
+    return "npz" if options.reference and options.reference.suffix == ".npz" else "folder"
 
 
 def _details(options: EvaluateOptions, made: Made) -> dict[str, str]:
