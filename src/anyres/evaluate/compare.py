@@ -6,16 +6,17 @@ import numpy as np
 from PIL import Image
 
 from .. import noise
-from ..config import differences, to_dict
+from ..config import differences
 from ..errors import DataError
-from ..files import make_folder, write_json
+from ..files import make_folder
 from .figures import METRICS, estimates
 from .page import comparison_page
 from .reference import Manifest, Reference, read_manifest
-from .report import MADE, PAGE, SAMPLES, read_report, sheet_pictures, write_text
+from .report import MADE, PAGE, SAMPLES, read_report, sheet_pictures
 from .results import Comparison, Difference, Evaluation
 from .sets import FeatureSet
 from .sources import open_source
+from .stored import write_text, write_versioned
 
 COMPARISON = "comparison.json"
 
@@ -59,7 +60,7 @@ def compare(a: Path, b: Path, out: Path, *, seed: int) -> Comparison:
         _sheet(folder, report, part, reference) for folder, report, part in zip((a, b), reports, sets, strict=True)
     ]
     write_text(out / PAGE, comparison_page(result, a=sheets[0], b=sheets[1]))
-    write_json(out / COMPARISON, to_dict(result))
+    write_versioned(out / COMPARISON, result)
     return result
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..config import require
+from ..sample.options import SamplerOptions
 
 Metric = Literal["kid", "frechet", "spatial_frechet", "inception_score", "precision", "recall", "density", "coverage"]
 
@@ -77,10 +78,10 @@ class ReferenceOptions(MeasuringOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(MeasuringOptions):
+class EvaluateOptions(SamplerOptions, MeasuringOptions):
     """Options of `anyres evaluate`."""
 
-    made: Annotated[str | None, tyro.conf.Positional] = None
+    made: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL_OR_IMAGES")] = None
     """What to evaluate: a folder of images, an .npz file, or a model: its folder or run, a built-in name, a hub id."""
     reference: Path | None = None
     """Real images: a folder, an .npz file, or a folder that anyres reference wrote."""
@@ -89,11 +90,10 @@ class EvaluateOptions(MeasuringOptions):
     compare: tuple[Path, Path] | None = None
     """Instead: two such folders, side by side."""
     sweep: tuple[str, ...] = ()
-    """Evaluate a model at each combination: size, guidance, interval, steps, solver, extrapolation, decoupled or preset
-    = values, such as guidance=1,2,4 interval=0:0.7,0:1."""
+    """Evaluate a model at each combination, such as guidance=1,2,4 interval=0:0.7,0:1; of size, guidance, interval,
+    steps, solver, extrapolation, decoupled and preset."""
     headline: Metric | None = None
-    """The metric to quote, refused where these images cannot give it; by default kid below 5,000 images, else
-    frechet."""
+    """The metric to quote, refused where these images cannot give it; by default kid, from 5,000 images on frechet."""
     count: int | None = None
     """Images to sample from a model; by default 500."""
     labels: Literal["data", "balanced", "random"] | None = None
@@ -101,31 +101,13 @@ class EvaluateOptions(MeasuringOptions):
     has the model's labels, else "balanced"."""
     preset: str | None = None
     """Settings of a published result, such as nit-256x256."""
-    steps: int | None = None
-    """Solver steps; where this and the next ones are not given, the model's own defaults hold."""
-    solver: str | None = None
-    """euler, heun or sde."""
-    guidance: float | None = None
-    """Scale of classifier-free guidance; 1 is none."""
-    interval: tuple[float, float] | None = None
-    """Least and greatest t at which guidance acts, such as 0 0.7."""
-    extrapolation: str | None = None
-    """How positions beyond the training's are treated: normal, linear, ntk-aware, yarn, …."""
-    decoupled: bool = False
-    """Extrapolate height and width each by its own ratio."""
-    budget: int | None = None
-    """Tokens sampled together: less needs less memory."""
-    dtype: str = "auto"
-    """Of the model: auto, float32, bfloat16 or float16."""
-    attention: str = "auto"
-    """Attention backend: auto, reference, sdpa, varlen or flex."""
     trained_side: int | None = None
     """The side in px that images were trained at, to look for duplicated objects beyond it; known of a model."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        MeasuringOptions.__post_init__(self)
+        SamplerOptions.__post_init__(self)
         require(self.count is None or self.count >= 1, f"count = {self.count}", "at least 1")
-        require(self.budget is None or self.budget >= 1, f"a budget of {self.budget} tokens", "at least 1")
         require(
             self.trained_side is None or self.trained_side >= 1, f"trained_side = {self.trained_side}", "at least 1"
         )

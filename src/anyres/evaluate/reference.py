@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..config import differences, from_dict, to_dict
-from ..errors import AnyResError, DataError
-from ..files import make_folder, read_json, write_json
+from ..config import differences
+from ..errors import DataError
+from ..files import make_folder
 from ..latents.format import fraction
 from .controls import blurred
 from .estimates import need
@@ -27,10 +27,10 @@ from .moments import Moments
 from .pictures import Counts, Picture
 from .sets import FeatureSet
 from .sources import IMAGES, Source, npz_array, npz_names
+from .stored import read_versioned, write_versioned
 
 MANIFEST = "reference.json"
 HELD_OUT_SHARE = 0.2
-FORMAT_VERSION = 1
 STATISTICS = {"moments": ("mu", "sigma"), "spatial_moments": ("mu_s", "sigma_s")}  # in an .npz of ADM's evaluator
 
 
@@ -51,7 +51,6 @@ class Manifest:
         statistics: whether means and covariances are those that an .npz brought with it.
         inputs: a hash of what it was made from.
         versions: of the software.
-        format_version: of these files.
     """
 
     network: str
@@ -66,7 +65,6 @@ class Manifest:
     statistics: bool
     inputs: str
     versions: tuple[str, ...]
-    format_version: int = FORMAT_VERSION
 
     def check(self, protocol: Protocol, folder: Path) -> None:
         """Refuse to measure by another protocol.
@@ -89,18 +87,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         DataError: it is missing, damaged or of another version.
     """
-    data = read_json(folder / MANIFEST)
-    version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise DataError(
-            f"{folder / MANIFEST} has format version {version}",
-            wanted=f"version {FORMAT_VERSION}",
-            fix="make the reference again: anyres reference",
-        )
-    try:
-        return from_dict(Manifest, data, where=str(folder / MANIFEST))
-    except AnyResError as error:
-        raise DataError(error.got, wanted=error.wanted, fix="make the reference again: anyres reference") from error
+    return read_versioned(folder / MANIFEST, Manifest, "make the reference again: anyres reference")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,7 +116,7 @@ class Reference:
         (folder / MANIFEST).unlink(missing_ok=True)
         for name, part in self._parts().items():
             part.save(folder / f"{name}.safetensors")
-        write_json(folder / MANIFEST, to_dict(self.manifest))
+        write_versioned(folder / MANIFEST, self.manifest)
 
     @classmethod
     def load(cls, folder: Path) -> "Reference":

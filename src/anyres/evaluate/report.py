@@ -13,19 +13,17 @@ from typing import Any
 
 from PIL import Image
 
-from ..config import from_dict, to_dict
-from ..errors import AnyResError, ConfigError, DataError
-from ..files import read_json, replacing, write_json
+from ..errors import DataError
 from .bench import Bench, read_framed
 from .page import evaluation_page
 from .pictures import Framing
 from .results import Evaluation
 from .sets import FeatureSet
 from .sources import Source
+from .stored import read_versioned, write_text, write_versioned
 
 REPORT, PAGE, MADE, REFERENCE, SAMPLES = "report.json", "report.html", "made.safetensors", "reference", "samples"
 SHEET_IMAGES = 48  # on the page, of made and of real ones
-FORMAT_VERSION = 1
 
 
 def write_report(folder: Path, result: Evaluation, found: FeatureSet, source: Source, bench: Bench) -> None:
@@ -54,7 +52,7 @@ def write_report(folder: Path, result: Evaluation, found: FeatureSet, source: So
         real=[picture for name in held_out.names if (picture := real.held_out(name))],
     )
     write_text(folder / PAGE, page)
-    write_json(folder / REPORT, {"format_version": FORMAT_VERSION, **to_dict(result)})
+    write_versioned(folder / REPORT, result)
 
 
 def sheet_pictures(source: Source, found: FeatureSet, framing: Framing) -> dict[str, Image.Image]:
@@ -71,30 +69,13 @@ def read_report(folder: Path) -> Evaluation:
     Raises:
         DataError: it is missing, damaged, or of another version.
     """
-    data = read_json(folder / REPORT)
-    version = data.pop("format_version", None) if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
-        raise DataError(
-            f"{folder / REPORT} has format version {version}",
-            wanted=f"version {FORMAT_VERSION}",
-            fix="evaluate again, with this version of anyres",
-        )
-    try:
-        return from_dict(Evaluation, data, where=str(folder / REPORT))
-    except ConfigError as error:
-        raise DataError(error.got, wanted=error.wanted, fix="evaluate again") from error
+    return read_versioned(folder / REPORT, Evaluation, "evaluate again")
 
 
 def kept_report(folder: Path, settings: dict[str, Any]) -> Evaluation | None:
     """The evaluation that is in a folder, if it was made with these settings."""
     try:
         found = read_report(folder)
-    except AnyResError:
+    except DataError:
         return None
     return found if found.settings == settings else None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    with replacing(path) as staging:
-        staging.write_text(text, encoding="utf-8")

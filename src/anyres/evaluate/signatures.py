@@ -26,6 +26,7 @@ POSITIONS = 10  # of a feature map, that the side of training has at least
 BEYOND = 1.5  # sides of training from which on an object can be there twice
 # random halves of real images pass these in at most one of 20 splits, down to sets of `LEAST`
 MARGINS = {"border contact": 0.15, "duplication": 0.03, "tiling": 0.03, "spectrum": 0.06}
+PERIODS = 2  # of an octave's longest wave in the shorter side, that the octave is compared from
 BLED = 1e-6  # of a gradient: more than rounding, which is 0 where images are apart
 
 Verdict = Literal["seen", "not seen", "not measured"]
@@ -175,13 +176,7 @@ def _values(pictures: Sequence[np.ndarray] | None, measure: Callable[[np.ndarray
 
 
 def _compared(
-    name: str,
-    what: str,
-    made: np.ndarray | None,
-    data: np.ndarray | None,
-    *,
-    seed: int,
-    note: str = "",
+    name: str, what: str, made: np.ndarray | None, data: np.ndarray | None, *, seed: int, note: str = ""
 ) -> Check:
     """A check from a number each picture; failures lie above the data."""
     ours, theirs = _means(made, data, seed)
@@ -266,7 +261,7 @@ def _spectrum(made: Sequence[np.ndarray], data: Sequence[np.ndarray] | None, see
     what = "log₁₀ of the luminance's power in an octave over the one below, where it differs most: noise, or blur"
     if data is None or min(len(made), len(data)) < LEAST:
         return _unmeasured("spectrum", what, _lacking(made, data))
-    steps = [np.diff([spectrum(pixels) for pixels in part], axis=1).T for part in (made, data)]
+    steps = [np.diff([_octaves(pixels) for pixels in part], axis=1).T for part in (made, data)]
     estimates: dict[int, tuple[Estimate, Estimate]] = {}
     for step, (a, b) in enumerate(zip(*steps, strict=True)):
         # a step that small pictures lack is compared among those that have it
@@ -294,3 +289,8 @@ def _spectrum(made: Sequence[np.ndarray], data: Sequence[np.ndarray] | None, see
         verdict="seen" if max(found[worst].low, -found[worst].high) > MARGINS["spectrum"] else "not seen",
         note=f"1/{round(1 / BANDS[worst + 1])} to 1/{round(1 / BANDS[worst + 2])} cycles per px over the octave below",
     )
+
+
+def _octaves(pixels: np.ndarray) -> np.ndarray:
+    """The spectrum without octaves whose waves are too long for the picture: their power hangs on its shape."""
+    return np.where(np.array(BANDS[:-1]) >= PERIODS / min(pixels.shape[:2]), spectrum(pixels), np.nan)

@@ -92,14 +92,7 @@ class Subject:
         """How the model samples: its own defaults or a preset's, with the options that were given."""
         assert self.pipe is not None  # noqa: S101 - asked of models only
         preset = preset_of(options)
-        return (preset.settings if preset else self.pipe.defaults).changed(
-            steps=options.steps,
-            solver=options.solver,
-            guidance=options.guidance,
-            guidance_interval=options.interval,
-            extrapolation=options.extrapolation,
-            decoupled=options.decoupled or None,
-        )
+        return (preset.settings if preset else self.pipe.defaults).changed(**options.given())
 
     def trained_side(self, options: EvaluateOptions) -> Size | None:
         """The square in px that images were trained at."""

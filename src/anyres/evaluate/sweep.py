@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config import require, suggestion, to_dict
+from ..config import require, suggestion
 from ..errors import ConfigError
-from ..files import make_folder, write_json
+from ..files import make_folder
 from ..grid import Size
 from .evaluation import evaluate
 from .options import EvaluateOptions
 from .page import sweep_page
 from .plots import sweep_plots
-from .report import PAGE, REFERENCE, write_text
+from .report import PAGE, REFERENCE
 from .results import Column, Evaluation, Point, Sweep
+from .stored import write_text, write_versioned
 from .subject import Subject, require_model
 
 SWEEP = "sweep.json"
@@ -131,4 +132,4 @@ def _write(folder: Path, result: Sweep) -> None:
     make_folder(folder)
     plots = sweep_plots(result)
     write_text(folder / PAGE, sweep_page(result, plots))
-    write_json(folder / SWEEP, to_dict(result))
+    write_versioned(folder / SWEEP, result)

@@ -8,7 +8,7 @@ from ..model.nit import NiT
 from ..progress import progress
 from .options import SampleOptions
 from .pipeline import Pipeline, StepInfo
-from .request import ImageRequest, SamplingSettings, make_requests
+from .request import ImageRequest, make_requests
 from .writer import SavedImages, recipe_of, save_images
 
 
@@ -21,7 +21,7 @@ def run(options: SampleOptions) -> SavedImages:
     pipe = Pipeline.from_pretrained(
         options.model, device=options.device, dtype=options.dtype, attention=options.attention
     )
-    settings = _settings(pipe.defaults, options)
+    settings = pipe.defaults.changed(**options.given())
     requests = _requests(pipe, options)
     weaker = _weaker(pipe, options)
     packs = pipe.packs(requests, options.budget)
@@ -34,18 +34,6 @@ def run(options: SampleOptions) -> SavedImages:
     images = pipe.decode(latents)
     recipes = [recipe_of(pipe, settings, request, model=options.model, weaker=options.weaker) for request in requests]
     return save_images(images, recipes, options.out, contact_sheet=options.contact_sheet, overwrite=options.overwrite)
-
-
-def _settings(defaults: SamplingSettings, options: SampleOptions) -> SamplingSettings:
-    """The model's defaults with the options that were given."""
-    return defaults.changed(
-        steps=options.steps,
-        solver=options.solver,
-        guidance=options.guidance,
-        guidance_interval=options.interval,
-        extrapolation=options.extrapolation,
-        decoupled=options.decoupled or None,
-    )
 
 
 def _requests(pipe: Pipeline, options: SampleOptions) -> tuple[ImageRequest, ...]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -10,7 +10,45 @@ from ..config import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions:
+class SamplerOptions:
+    """How a model samples, in all commands that do."""
+
+    steps: int | None = None
+    """Solver steps; where this and the next ones are not given, the model's own defaults hold."""
+    solver: str | None = None
+    """euler, heun or sde."""
+    guidance: float | None = None
+    """Scale of classifier-free guidance; 1 is none."""
+    interval: tuple[float, float] | None = None
+    """Least and greatest t at which guidance acts, such as 0 0.7."""
+    extrapolation: str | None = None
+    """How positions beyond the training's are treated: normal, linear, ntk-aware, yarn, …."""
+    decoupled: bool = False
+    """Extrapolate height and width each by its own ratio."""
+    budget: int | None = None
+    """Tokens sampled together: less needs less memory."""
+    dtype: str = "auto"
+    """Of the network: auto, float32, bfloat16 or float16."""
+    attention: str = "auto"
+    """Attention backend: auto, reference, sdpa, varlen or flex."""
+
+    def __post_init__(self) -> None:
+        require(self.budget is None or self.budget >= 1, f"a budget of {self.budget} tokens", "at least 1")
+
+    def given(self) -> dict[str, Any]:
+        """What `SamplingSettings.changed` takes: None where the model's own default holds."""
+        return {
+            "steps": self.steps,
+            "solver": self.solver,
+            "guidance": self.guidance,
+            "guidance_interval": self.interval,
+            "extrapolation": self.extrapolation,
+            "decoupled": self.decoupled or None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(SamplerOptions):
     """Options of `anyres sample`. Labels, sizes and seeds go together one by one; a single one stands for all."""
 
     model: Annotated[str, tyro.conf.Positional]
@@ -25,36 +63,18 @@ class SampleOptions:
     """Images of each label and size, with consecutive seeds."""
     out: Path = Path("samples")
     """Folder of the images."""
-    steps: int | None = None
-    """Solver steps; where this and the next ones are not given, the model's own defaults hold."""
-    solver: str | None = None
-    """euler, heun or sde."""
-    guidance: float | None = None
-    """Scale of classifier-free guidance; 1 is none."""
-    interval: tuple[float, float] | None = None
-    """Least and greatest t at which guidance acts, such as 0 0.7."""
-    extrapolation: str | None = None
-    """How positions beyond the training's are treated: normal, linear, ntk-aware, yarn, …."""
-    decoupled: bool = False
-    """Extrapolate height and width each by its own ratio."""
     round_size: bool = False
     """Take the nearest size that the model can make."""
     weaker: str | None = None
     """A weaker model for autoguidance, in the place of the unlabelled branch."""
-    budget: int | None = None
-    """Tokens sampled together: less needs less memory."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    dtype: str = "auto"
-    """Of the network: auto, float32, bfloat16 or float16."""
-    attention: str = "auto"
-    """Attention backend: auto, reference, sdpa, varlen or flex."""
     contact_sheet: bool = True
     """Also write one picture of all images."""
     overwrite: bool = False
     """Replace files of the same name instead of numbering new ones."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.count >= 1, f"count = {self.count}", "at least 1")
-        require(self.budget is None or self.budget >= 1, f"a budget of {self.budget} tokens", "at least 1")
         require(len(self.label) >= 1, "no label", "at least one --label")
