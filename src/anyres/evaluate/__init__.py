@@ -16,11 +16,12 @@
     figures.py     the metrics of a set, by group, and its nearest training images
     metrics.py     kernel distance, precision, recall, Inception Score; moments.py: Fréchet distance
     estimates.py   values with intervals
-    signatures/    checks for known failures
+    signatures.py  checks for known failures, by what patterns.py finds in pictures
     results.py     what an evaluation finds
-    report.py      its folder; page.py: its page
+    report.py      its folder; page.py, rendering.py, templates/: its page; words.py: for terminals
+    stored.py      JSON files with a version
     compare.py     two of them
-    sweep.py       one at each combination of settings; presets.py: the published ones
+    sweep.py       one at each combination of settings, plots.py; presets.py: the published ones
 
 Import from the modules; this file imports nothing.
 """
