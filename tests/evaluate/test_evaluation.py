@@ -174,6 +174,7 @@ def test_the_headline_changes_with_the_number_of_images(real, tmp_path, monkeypa
         (["{made}", "--reference", "{real}", "--batch", "0"], "batch = 0"),
         (["{made}", "--reference", "{real}", "--held-out-share", "1"], "held_out_share = 1.0"),
         (["{made}", "--reference", "{real}", "--guidance", "2"], "--guidance for"),
+        (["{made}", "--reference", "{real}", "--guidance", "0"], "--guidance for"),
         (["{made}", "--reference", "{real}", "--sweep", "steps=1,2"], "a sweep of"),
         (["{made}", "--reference", "{real}", "--headline", "frechet"], "30 images for the metric frechet"),
         (["{made}", "--reference", "{real}", "--headline", "frechet"], "at least 5000"),

@@ -91,11 +91,15 @@ def _refuse_idle_options(options: EvaluateOptions, subject: Subject) -> None:
     if subject.pipe is None:
         for name in SAMPLING:
             require(
-                getattr(options, name) in (None, False),
+                not _is_given(getattr(options, name)),
                 f"--{name} for {subject.name}, which holds images",
                 "a model, to be sampled",
                 "leave it out, or name a model",
             )
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value is not False  # 0 is a value
 
 
 def _images(subject: Subject) -> Source:
@@ -132,7 +136,7 @@ def _sampled(options: EvaluateOptions, subject: Subject, bench: Bench) -> Made:
 def _settings(options: EvaluateOptions, made: Made, bench: Bench) -> dict[str, Any]:
     """All that the figures depend on."""
     skipped = ("out", "compare", "sweep", "batch", "workers", "budget")
-    given = {name: value for name, value in vars(options).items() if name not in skipped and value not in (None, False)}
+    given = {name: value for name, value in vars(options).items() if name not in skipped and _is_given(value)}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     files = hashlib.sha256("\n".join(made.source.names if made.plan else made.source.stamps).encode())
     return {
