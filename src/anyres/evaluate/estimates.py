@@ -95,6 +95,13 @@ def jackknifed(value: float, left: Sequence[float], shrink: float, seed: int, *a
     return Estimate(value=value, replicates=value + error * normal)
 
 
+def widened(estimate: Estimate, left: Sequence[float], seed: int, *address: noise.Address) -> Estimate:
+    """The estimate with a further error: that of another set, by a jackknife over groups of it."""
+    error = math.sqrt((len(left) - 1) * float(np.var(left)))
+    normal = noise.generator(seed, "widened", *address).standard_normal(len(estimate.replicates))
+    return Estimate(value=estimate.value, replicates=estimate.replicates + error * normal)
+
+
 def need(images: int, least: int, metric: str, fix: str = "use more images") -> None:
     """Refuse a metric that this many images cannot give.
 

@@ -6,11 +6,11 @@ compare every image with every other, a block of rows at a time.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .estimates import BOOTSTRAPS, GROUPS, Estimate, group_of, jackknifed, made_draws, mean, need, real_draws
+from .estimates import BOOTSTRAPS, GROUPS, Estimate, group_of, jackknifed, made_draws, mean, need, real_draws, widened
 
 BLOCK = 1024  # rows of a matrix of all pairs that are in memory at once
 NEIGHBOURS = 3  # k of precision, recall, density, coverage
@@ -70,7 +70,8 @@ def kernel_within(real: np.ndarray, *, seed: int = 0, bootstraps: int = BOOTSTRA
 class Neighbourhoods:
     """How two sets cover each other, by the balls around images that reach to their k-th neighbours.
 
-    The balls are those of the images at hand; replicates draw the images that are asked whether they are inside.
+    The balls are those of the images at hand; replicates draw the images that are asked whether they are inside. Recall
+    and coverage hang on single made images besides: theirs are wider by what a jackknife over groups of those says.
 
     Attributes:
         precision: share of the made images inside any ball of a real one (arXiv 1904.06991).
@@ -111,21 +112,31 @@ def neighbourhoods(
     real, made = real.astype(np.float64), made.astype(np.float64)
     real_radii, made_radii = _radii(real, k), _radii(made, k)
     balls = np.zeros(len(made))  # of real images that each made one is in
-    recalled, covered = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
+    # by groups of made images: how many recall, or cover, a real one
+    member = np.eye(GROUPS, dtype=np.float32)[group_of(len(made), seed)]
+    recalled, covered = np.zeros((len(real), GROUPS)), np.zeros((len(real), GROUPS))
     for start in range(0, len(real), BLOCK):
         rows = slice(start, start + BLOCK)
         distances = squared_distances(real[rows], made)
         inside = distances <= real_radii[rows, None]
         balls += inside.sum(axis=0)
-        covered[rows] = inside.any(axis=1)
-        recalled[rows] = (distances <= made_radii[None]).any(axis=1)
+        covered[rows] = inside.astype(np.float32) @ member
+        recalled[rows] = (distances <= made_radii[None]).astype(np.float32) @ member
     of_made, of_real = made_draws(len(made), bootstraps, seed, stream), real_draws(len(real), bootstraps, seed)
     return Neighbourhoods(
         precision=mean(balls > 0, of_made),
-        recall=mean(recalled, of_real),
+        recall=_reached(recalled, of_real, seed, "recall", stream),
         density=mean(balls / k, of_made),
-        coverage=mean(covered, of_real),
+        coverage=_reached(covered, of_real, seed, "coverage", stream),
     )
+
+
+def _reached(counts: np.ndarray, of_real: np.ndarray, seed: int, *address: str | int) -> Estimate:
+    """The share of real images that any made one reaches, from counts (real, groups of made images)."""
+    total = counts.sum(axis=1)
+    left = [float((total > counts[:, group]).mean()) for group in range(GROUPS)]
+    found = widened(mean(total > 0, of_real), left, seed, *address)
+    return replace(found, replicates=found.replicates.clip(0, 1))  # it is a share
 
 
 class InceptionScore:
