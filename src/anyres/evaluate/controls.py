@@ -9,13 +9,12 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from .. import noise
-from .figures import METRICS, figures
+from .figures import METRICS, SMALLER_IS_BETTER, figures
 from .results import Column, Figures, Separation
 from .sets import FeatureSet
 
 BLUR = 0.02  # standard deviation of the made blur, in sides of the square of an image's area
 LABELS_KEPT = 1 / 6  # of a made collapse
-LOWER_IS_BETTER = ("kid", "frechet", "spatial_frechet")
 
 
 def blurred(pixels: np.ndarray) -> np.ndarray:
@@ -68,7 +67,7 @@ def separations(controls: tuple[Column, ...]) -> tuple[Separation, ...]:
 def _worse(a: Figures, b: Figures, metric: str) -> bool:
     """Whether a's interval lies wholly on the worse side of b's."""
     ours, other = getattr(a, metric), getattr(b, metric)
-    return ours.low > other.high if metric in LOWER_IS_BETTER else ours.high < other.low
+    return ours.low > other.high if metric in SMALLER_IS_BETTER else ours.high < other.low
 
 
 def _collapse(held_out: FeatureSet, count: int, seed: int) -> tuple[FeatureSet, str]:

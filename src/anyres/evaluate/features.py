@@ -141,8 +141,13 @@ def require_sides(images: Tensor, least: int) -> None:
 
 def identity_of(name: str, state: Mapping[str, Tensor]) -> str:
     """A network's name with a hash of its weights."""
+    return f"{name} ({weights_hash(state)[:12]})"
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """A hash of a network's weights and their names."""
     found = hashlib.sha256()
     for key, value in sorted(state.items()):
         found.update(key.encode())
         found.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return f"{name} ({found.hexdigest()[:12]})"
+    return found.hexdigest()

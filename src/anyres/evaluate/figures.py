@@ -26,6 +26,7 @@ LEAST_IMAGES = 10  # below, no figure means anything
 KID_IMAGES = 10_000  # of a set; it is unbiased, so more would only narrow an interval that is narrow already
 MEMORISED = 0.01  # share of the held-out images that lie nearer to a training image than is called near
 METRICS = tuple(field.name for field in fields(Figures) if field.name != "images")
+SMALLER_IS_BETTER = ("kid", "frechet", "spatial_frechet")
 
 
 def estimates(made: FeatureSet, real: FeatureSet, *, seed: int, stream: int = 0) -> dict[str, Estimate | None]:

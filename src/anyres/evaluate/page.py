@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from .figures import LEAST_IMAGES, METRICS
+from .figures import LEAST_IMAGES, METRICS, SMALLER_IS_BETTER
 from .rendering import PAIR_PX, Shown, data_uri, forest, interval_words, render, shown, zoom
 from .results import Column, Comparison, Evaluation, Figures, Group, Neighbour, Point, Sweep
 from .sets import FRECHET_IMAGES
-from .words import SMALLER_IS_BETTER, difference_words, memorisation_words, metric_name, warnings
+from .words import difference_words, memorisation_words, metric_name, rank, warnings
 
 
 def evaluation_page(
@@ -134,7 +134,7 @@ def sweep_page(sweep: Sweep, plots: Sequence[tuple[str, bytes]]) -> str:
     points = list(zip(sweep.points, seconds, strict=False))
     comparable = len(sweep.held_out) == 1  # figures against different references are not
     if comparable:
-        points.sort(key=lambda one: _rank(one[0], sweep.headline))
+        points.sort(key=lambda one: rank(one[0], sweep.headline))
     best = points[0][0] if comparable else None
     shown_first = [sweep.headline, *(metric for metric in METRICS if metric != sweep.headline)]
     metrics = [metric for metric in shown_first if any(getattr(one.figures, metric) for one, _ in points)]
@@ -232,14 +232,6 @@ def _protocol(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("framing", evaluation.framing),
         *((f"reference: {name}", value) for name, value in evaluation.reference.details.items()),
     ]
-
-
-def _rank(point: Point, metric: str) -> float:
-    """Less is better."""
-    value = getattr(point.figures, metric)
-    if value is None:
-        return float("inf")
-    return value.value if metric in SMALLER_IS_BETTER else -value.value
 
 
 def _word(point: Point, best: Point | None, metric: str) -> str:

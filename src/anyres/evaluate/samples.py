@@ -1,6 +1,5 @@
 """Images sampled to be measured: which ones follows from the seed alone; those that are there are not made again."""
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from .. import noise
 from ..config import differences, from_dict, to_dict
@@ -20,6 +18,7 @@ from ..progress import progress
 from ..sample.pipeline import Pipeline
 from ..sample.request import ImageRequest, SamplingSettings
 from ..sample.writer import file_name, recipe_of, save_images
+from .features import weights_hash
 from .ranks import Ranks
 from .sets import FeatureSet
 from .sources import FolderSource
@@ -87,7 +86,7 @@ def record(
     """
     return SamplingRecord(
         model=model,
-        weights=_hash(pipe),
+        weights=weights_hash(pipe.model.state_dict())[:16],
         settings=settings,
         labels=labels,
         size=str(size) if size else "data",
@@ -210,11 +209,3 @@ def _sizes(real: FeatureSet, seed: int, label: str) -> Iterator[Size]:
         for row in rows[noise.generator(seed, "sizes", label, turn).permutation(len(rows))].tolist():
             yield Size(*real.sizes[row].tolist())
         turn += 1
-
-
-def _hash(pipe: Pipeline) -> str:
-    found = hashlib.sha256()
-    for name, value in sorted(pipe.model.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]

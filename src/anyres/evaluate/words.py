@@ -1,10 +1,9 @@
 """What an evaluation found, in words: for terminals, and for the sentences of its page."""
 
-from collections.abc import Sequence
-
+from ..tables import aligned
 from .estimates import Interval
-from .figures import METRICS
-from .results import Comparison, Evaluation, Sweep
+from .figures import METRICS, SMALLER_IS_BETTER
+from .results import Comparison, Evaluation, Point, Sweep
 from .sets import FRECHET_IMAGES
 
 NAMES = {
@@ -17,7 +16,6 @@ NAMES = {
     "density": "density",
     "coverage": "coverage",
 }
-SMALLER_IS_BETTER = ("kid", "frechet", "spatial_frechet")
 FEW = 100  # images: below, intervals are wide, and precision and its like are biased
 
 
@@ -121,10 +119,11 @@ def sweep_text(sweep: Sweep) -> str:
     """A sweep's points by the headline metric, as rows."""
     shown = [sweep.headline, *(name for name in ("precision", "recall") if name != sweep.headline)]
     rows = [[*sweep.axes, *(metric_name(name, sweep.network) for name in shown), ""]]
-    best = best_point(sweep) if len(sweep.held_out) == 1 else None
-    for number, point in enumerate(sweep.points):
+    comparable = len(sweep.held_out) == 1  # figures against different references are not
+    best = min(sweep.points, key=lambda point: rank(point, sweep.headline)) if comparable else None
+    for point in sweep.points:
         figures = [str(getattr(point.figures, name) or "—") for name in shown]
-        rows.append([*point.settings.values(), *figures, "best" if number == best else ""])
+        rows.append([*point.settings.values(), *figures, "best" if point is best else ""])
     empty = [""] * (len(sweep.axes) - 1)
     for column in sweep.held_out:
         name = "held-out" if len(sweep.held_out) == 1 else f"held-out, {column.name}"
@@ -132,18 +131,12 @@ def sweep_text(sweep: Sweep) -> str:
     return aligned(rows)
 
 
-def best_point(sweep: Sweep) -> int:
-    """Number of the point that is best by the headline metric."""
-    sign = 1 if sweep.headline in SMALLER_IS_BETTER else -1
-    values = [getattr(point.figures, sweep.headline) for point in sweep.points]
-    return min(range(len(values)), key=lambda i: sign * values[i].value if values[i] else float("inf"))
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest entry."""
-    widths = [max(len(row[i]) for row in rows if i < len(row) - 1 or i == 0) for i in range(max(map(len, rows)) - 1)]
-    widths = [*widths, 0] if widths else [0]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)).rstrip() for row in rows)
+def rank(point: Point, metric: str) -> float:
+    """A number by which points are ordered, the best first; those without the metric come last."""
+    value = getattr(point.figures, metric)
+    if value is None:
+        return float("inf")
+    return value.value if metric in SMALLER_IS_BETTER else -value.value
 
 
 def _verdict(verdict: str, difference: Interval | None) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from ..grid import SHAPES, Size
 from ..latents.format import LatentDataset
 from ..packing.plan import Algorithm, PackingConfig, PackingReport, report
+from ..tables import aligned
 
 ALGORITHMS: tuple[Algorithm, ...] = ("shuffled_best_fit", "lpfhp")
 DEFAULT_BUDGETS = (512, 1024, 4096, 16384, 65536)
@@ -37,7 +38,7 @@ class DatasetReport:
         area = np.sqrt(px.prod(axis=1, dtype=np.int64))
         quantiles = np.quantile(area, [0, 0.05, 0.5, 0.95, 1]).round().astype(int)
         cells = self.dataset.cells.prod(axis=1, dtype=np.int64)
-        return _table(
+        return aligned(
             [
                 ("images", f"{info.images:,}", f"{info.rows:,} rows: {', '.join(info.variants)}"),
                 ("labels", f"{len(info.labels):,}", ""),
@@ -54,7 +55,7 @@ class DatasetReport:
         counts = Counter(Size(height, width).shape for height, width in self.dataset.image_px.tolist())
         rows = [("shape (width : height)", "rows", "share")]
         rows += [(name, f"{counts[name]:,}", f"{counts[name] / len(self.dataset):.1%}") for name in SHAPES]
-        return _table(rows)
+        return aligned(rows)
 
     def _labels(self) -> str:
         counts = np.bincount(self.dataset.labels, minlength=len(self.dataset.info.labels))
@@ -63,7 +64,7 @@ class DatasetReport:
         rows += [(self.dataset.info.labels[i], f"{counts[i]:,}", f"{counts[i] / counts.sum():.1%}") for i in order[:30]]
         if len(order) > 30:
             rows.append((f"… and {len(order) - 30} more", f"{counts[order[30:]].sum():,}", ""))
-        return _table(rows)
+        return aligned(rows)
 
     def _packing(self) -> str:
         rows = [("budget", "algorithm", "packs", "full", "one size only", "images a pack", "too long")]
@@ -79,7 +80,7 @@ class DatasetReport:
             )
             for p in self.packings
         ]
-        return _table(rows)
+        return aligned(rows)
 
 
 def dataset_report(dataset: LatentDataset, patch: int, budgets: tuple[int, ...]) -> DatasetReport:
@@ -103,9 +104,3 @@ def dataset_report(dataset: LatentDataset, patch: int, budgets: tuple[int, ...])
         for algorithm in ALGORITHMS
     )
     return DatasetReport(dataset=dataset, tokens=tokens, patch=patch, packings=packings)
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    """Columns padded to their widest entry."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
