@@ -24,7 +24,13 @@ def blurred(pixels: np.ndarray) -> np.ndarray:
 
 
 def columns(
-    made: FeatureSet, training: FeatureSet, held_out: FeatureSet, blurs: FeatureSet, *, seed: int
+    made: FeatureSet,
+    training: FeatureSet,
+    held_out: FeatureSet,
+    blurs: FeatureSet,
+    *,
+    seed: int,
+    whole: Figures | None = None,
 ) -> tuple[Column, ...]:
     """Made images and the controls, all of as many images, measured against the training images.
 
@@ -34,18 +40,23 @@ def columns(
         held_out: real images that are not among them.
         blurs: the same, blurred, in the same order.
         seed: of the choice of images, and of the intervals.
+        whole: the figures of all made images by the same seed, where they are known.
     """
     count = min(len(made), len(held_out))
     chosen = np.sort(noise.generator(seed, "held out").permutation(len(held_out))[:count])
-    ours = np.sort(noise.generator(seed, "made").permutation(len(made))[:count])
     collapse, what = _collapse(held_out, count, seed)
+    if count == made.count:
+        first = Column(name="made", what="all of them", figures=whole or figures(made, training, seed=seed))
+    else:
+        ours = made.take(np.sort(noise.generator(seed, "made").permutation(len(made))[:count]))
+        what_made = f"{count:,} of {made.count:,}, at random"
+        first = Column(name="made", what=what_made, figures=figures(ours, training, seed=seed))
     sets = (
-        ("made", "all of them" if count == made.count else f"{count:,} of {made.count:,}, at random", made.take(ours)),
         ("held-out", "real images that are not among the training images", held_out.take(chosen)),
         ("collapse", what, collapse),
         ("blur", f"the held-out images, blurred by a Gaussian of {BLUR:.0%} of their size", blurs.take(chosen)),
     )
-    return tuple(
+    return first, *(
         Column(name=name, what=what, figures=figures(found, training, seed=seed)) for name, what, found in sets
     )
 

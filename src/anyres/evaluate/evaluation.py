@@ -79,9 +79,8 @@ def evaluate(options: EvaluateOptions, subject: Subject, *, references: Path | N
     if kept is not None:
         return kept
     found, counts = bench.measuring.collect(made.source, "images")
-    left_out = f" ({counts})" if counts.unreadable + counts.small else ""
-    fix = "use more images" + (", a smaller --size, or --upscale" if counts.small else "")
-    need(found.count, LEAST_IMAGES, f"an evaluation of {subject.name}{left_out}", fix)
+    what = f"an evaluation of {subject.name}{counts.left_out}"
+    need(found.count, LEAST_IMAGES, what, f"use more images{counts.remedy}")
     result = _result(options, subject, bench, made, found, counts, settings)
     write_report(options.out, result, found, made.source, bench)
     return result
@@ -160,7 +159,7 @@ def _result(
     reference, seed = bench.reference, options.seed
     training, held_out = reference.training, reference.held_out
     whole = figures(found, training, seed=seed)
-    controls = columns(found, training, held_out, reference.blurred, seed=seed)
+    controls = columns(found, training, held_out, reference.blurred, seed=seed, whole=whole)
     labelled = set(found.labels) & set(training.labels)
     return Evaluation(
         network=bench.measuring.network.name,

@@ -77,6 +77,11 @@ def _within_real(real: FeatureSet, seed: int) -> np.ndarray:
     return kernel_within(_at_most(real.features, seed), seed=seed)
 
 
+@functools.lru_cache(maxsize=2)  # of features, and of those that keep their place
+def _moments(real: FeatureSet, values: str) -> Moments:
+    return Moments.of(getattr(real, values))
+
+
 def _at_most(features: np.ndarray, seed: int) -> np.ndarray:
     if len(features) <= KID_IMAGES:
         return features
@@ -92,7 +97,7 @@ def _frechet(
     if known is None:
         if theirs is None:
             return None
-        known = Moments.of(theirs)
+        known = _moments(real, values)
     return frechet_estimate(ours, known, whole=getattr(made, moments), seed=seed, stream=stream)
 
 

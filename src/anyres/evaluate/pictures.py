@@ -78,6 +78,16 @@ class Counts:
     def __str__(self) -> str:
         return f"{self.unreadable} cannot be read, {self.small} are smaller than the size"
 
+    @property
+    def left_out(self) -> str:
+        """What a message adds of them: nothing where none were left out."""
+        return f" ({self})" if self.unreadable + self.small else ""
+
+    @property
+    def remedy(self) -> str:
+        """What a fix adds to more images."""
+        return ", a smaller --size, or --upscale" if self.small else ""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Picture:

@@ -233,12 +233,11 @@ def _statistics(path: Path, training: FeatureSet) -> dict[str, Moments]:
 def _check_counts(
     training: FeatureSet, apart: FeatureSet, counts: Counts, source: Source, held_out: Source | None
 ) -> None:
-    left_out = f" ({counts})" if counts.unreadable + counts.small else ""
-    smaller = ", a smaller --size, or --upscale" if counts.small else ""
-    need(training.count, LEAST_IMAGES, f"a reference from {source.where}{left_out}", f"use more images{smaller}")
+    what = f"a reference from {source.where}{counts.left_out}"
+    need(training.count, LEAST_IMAGES, what, f"use more images{counts.remedy}")
     need(
         apart.count,
         LEAST_IMAGES,
-        f"the controls, held out of {source.where if held_out is None else held_out.where}{left_out}",
-        f"use more images, a larger --held-out-share, or a folder of others (--held-out){smaller}",
+        f"the controls, held out of {source.where if held_out is None else held_out.where}{counts.left_out}",
+        f"use more images, a larger --held-out-share, or a folder of others (--held-out){counts.remedy}",
     )
