@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from anyres.evaluate.measuring import Measuring
@@ -60,7 +61,9 @@ def made_reference(
     images: Path, *, held_out: Path | None = None, share: float = SHARE, framing: Framing | None = None
 ) -> Reference:
     """A reference of pictures, by their colours."""
-    measuring = Measuring(network=Colours(), framing=framing or Framing(), batch=7, workers=2, seed=0)
+    measuring = Measuring(
+        network=Colours(), device=torch.device("cpu"), framing=framing or Framing(), batch=7, workers=2, seed=0
+    )
     apart = None if held_out is None else open_source(held_out)
     plan = ReferencePlan(source=open_source(images), held_out=apart, share=share, seed=0)
     return make_reference(plan, measuring, "colours")

@@ -41,33 +41,43 @@ class Bench:
         return RealPictures(self.reference.manifest, self.measuring.framing)
 
 
+class NamedPictures:
+    """Pictures of a source by their names, as they are measured.
+
+    Args:
+        source: the images.
+        framing: how they are brought to size.
+    """
+
+    def __init__(self, source: Source, framing: Framing) -> None:
+        self._source, self._framing = source, framing
+        self._places = {name: i for i, name in enumerate(source.names)}
+
+    def read(self, name: str) -> Image.Image | None:
+        """A picture, or None for one that is not there any more, or cannot be measured."""
+        if name not in self._places:
+            return None
+        try:
+            return self._framing.apply(self._source.read(self._places[name]).pixels)
+        except RejectedImageError:
+            return None
+
+
 class RealPictures:
     """Pictures of a reference by their names, from the folder that it was made from."""
 
     def __init__(self, manifest: Manifest, framing: Framing) -> None:
-        self._framing = framing
-        places = [manifest.source, manifest.held_out_source or manifest.source]
-        self._sources = [_index(Path(place)) for place in places]
+        self._training, self._held_out = (
+            _opened(Path(place), framing) for place in (manifest.source, manifest.held_out_source or manifest.source)
+        )
 
     def training(self, name: str) -> Image.Image | None:
         """A training image as it was measured, or None where it is no longer there."""
-        return self._read(0, name)
+        return self._training and self._training.read(name)
 
     def held_out(self, name: str) -> Image.Image | None:
         """A held-out image, likewise."""
-        return self._read(1, name)
-
-    def _read(self, number: int, name: str) -> Image.Image | None:
-        source, places = self._sources[number]
-        return None if source is None or name not in places else read_framed(source, places[name], self._framing)
-
-
-def read_framed(source: Source, index: int, framing: Framing) -> Image.Image | None:
-    """One picture as it is measured, or None for one that is not."""
-    try:
-        return framing.apply(source.read(index).pixels)
-    except RejectedImageError:
-        return None
+        return self._held_out and self._held_out.read(name)
 
 
 def set_up(
@@ -144,6 +154,7 @@ def _measuring(options: MeasuringOptions, network: str, framing: Framing) -> Mea
     device = pick_device(Ranks.from_environment().device(options.device))
     return Measuring(
         network=load_network(network, device, options.weights),
+        device=device,
         framing=framing,
         batch=options.batch or BATCH[device.type],
         workers=options.workers,
@@ -169,9 +180,8 @@ def _is_kept(cache: Path, measuring: Measuring, plan: ReferencePlan) -> bool:
     return kept.inputs == plan.inputs and kept.protocol == measuring.protocol
 
 
-def _index(path: Path) -> tuple[Source | None, dict[str, int]]:
+def _opened(path: Path, framing: Framing) -> NamedPictures | None:
     try:
-        source = open_source(path)
+        return NamedPictures(open_source(path), framing)
     except DataError:  # it is not needed for the figures
-        return None, {}
-    return source, {name: i for i, name in enumerate(source.names)}
+        return None

@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError
 from ..files import make_folder
 from ..grid import SHAPES, Size
 from ..train.folder import device_name
-from .bench import Bench, read_framed, set_up
+from .bench import Bench, NamedPictures, set_up
 from .controls import columns, separations
 from .estimates import need
 from .figures import LEAST_IMAGES, figures, groups, memorisation, nearest, size_groups
@@ -197,7 +197,7 @@ def _result(
             "anyres": __version__,
             "torch": torch.__version__,
             "numpy": np.__version__,
-            "device": device_name(subject.pipe.model.device if subject.pipe else torch.device("cpu")),
+            "device": device_name(bench.measuring.device),
         },
         reference_folder=str(bench.folder.resolve()),
     )
@@ -243,10 +243,9 @@ def _signatures(
     options: EvaluateOptions, subject: Subject, bench: Bench, made: Made, found: FeatureSet
 ) -> tuple[Check, ...]:
     """Checks for known failures, of some of the pictures and of as many real ones."""
-    places = {name: i for i, name in enumerate(made.source.names)}
-    real = bench.real_pictures()
+    named, real = NamedPictures(made.source, bench.measuring.framing), bench.real_pictures()
     names = [*bench.reference.held_out.names, *bench.reference.training.names]
-    ours = (read_framed(made.source, places[name], bench.measuring.framing) for name in _some(found.names, options))
+    ours = (named.read(name) for name in _some(found.names, options))
     theirs = (real.held_out(name) or real.training(name) for name in _some(names, options))
     checks = check_pictures(
         _pixels(ours),

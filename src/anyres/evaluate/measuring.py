@@ -41,6 +41,7 @@ class Measuring:
 
     Attributes:
         network: what sees them.
+        device: where it runs.
         framing: how they are brought to one size.
         batch: images that go through the network together.
         workers: threads that decode.
@@ -48,6 +49,7 @@ class Measuring:
     """
 
     network: FeatureNetwork
+    device: torch.device
     framing: Framing
     batch: int
     workers: int

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from ..errors import DataError
-from .bench import Bench, read_framed
+from .bench import Bench, NamedPictures
 from .page import evaluation_page
 from .pictures import Framing
 from .results import Evaluation
@@ -57,9 +57,8 @@ def write_report(folder: Path, result: Evaluation, found: FeatureSet, source: So
 
 def sheet_pictures(source: Source, found: FeatureSet, framing: Framing) -> dict[str, Image.Image]:
     """Some of the measured pictures, which nobody has picked, by their names; those that are still there."""
-    places = {name: i for i, name in enumerate(source.names)}
-    names = [name for name in found.spread(SHEET_IMAGES).names if name in places]
-    read = ((name, read_framed(source, places[name], framing)) for name in names)
+    named = NamedPictures(source, framing)
+    read = ((name, named.read(name)) for name in found.spread(SHEET_IMAGES).names)
     return {name: picture for name, picture in read if picture is not None}
 
 
