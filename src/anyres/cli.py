@@ -68,13 +68,26 @@ def _run(arguments: list[str]) -> int:
     # torch's OpenMP threads wait for each other by spinning, by default so long that two programs on one CPU slow each
     # other down ninefold; read when torch is imported
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    return reporting_errors(f"anyres {command}", lambda: _command(command)(rest))
+
+
+def reporting_errors(name: str, work: Callable[[], int]) -> int:
+    """Run a program's work; what a user can cause is printed without a traceback.
+
+    Args:
+        name: of the program, for the message.
+        work: gives the exit status.
+
+    Returns:
+        The exit status: that of the work, 2 for bad input, 130 for Ctrl-C.
+    """
     try:
-        return _command(command)(rest)
+        return work()
     except AnyResError as error:
-        print(f"anyres {command}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"anyres {command}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return 130
 
 

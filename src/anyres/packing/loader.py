@@ -1,5 +1,6 @@
 """Packs of latents for training: an endless stream that can start anywhere."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -17,11 +18,11 @@ from ..grid import Cells, patchify
 from ..latents.autoencoder import LatentScaling
 from ..shapes import Float, Tensor
 from .algorithms import Packs
-from .pack import Pack, PackLayout, PackShape
-from .plan import EpochPlanner, PackingConfig, fit_to_budget
+from .pack import Pack, PackLayout
+from .plan import EpochPlanner, PackingConfig, fit_to_budget, pack_shape
 
-AHEAD = 6  # packs made before they are asked for
-WORKERS = 3
+WORKERS = max(3, min(8, (os.cpu_count() or 1) // 2))  # threads that make packs
+AHEAD = 2 * WORKERS  # packs made before they are asked for
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class PackLoader:
         packing: budget and algorithm.
         seed: of the order and of the flips.
         flip: use either flip of an image, at random; otherwise the image as it is.
-        shape: pad every pack to this shape.
+        one_shape: pad every pack to one static shape that fits all, as a compiled network wants it.
 
     Raises:
         DataError: the patch does not divide an image, or an image is longer than the budget.
@@ -97,15 +98,16 @@ class PackLoader:
         packing: PackingConfig,
         seed: int,
         flip: bool = True,
-        shape: PackShape | None = None,
+        one_shape: bool = False,
     ) -> None:
         dataset.lengths(patch)  # refuses a patch that does not divide a grid
         own = dataset.cells[rows]
         self._dataset, self._rows, self._patch, self._seed = dataset, rows, patch, seed
-        self._flip, self._shape = flip, shape
+        self._flip = flip
         self._cells = fit_to_budget(own, patch, packing, lambda row: dataset.sources[int(rows[row])])
         self.shrunk = int((self._cells != own).any(axis=1).sum())
         self.lengths = (self._cells // patch).prod(axis=1, dtype=np.int64)
+        self._shape = pack_shape(self.lengths, packing.budget) if one_shape else None
         self._planner = EpochPlanner(self.lengths, packing, seed)
         self._plans: dict[int, _Plan] = {}
         self._lock = threading.Lock()

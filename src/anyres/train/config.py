@@ -125,6 +125,8 @@ class TrainConfig:
     """Of matrix products; "auto" is bfloat16 autocast on a GPU, float32 on a CPU."""
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen or flex."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Compile the blocks, which takes a minute and then makes steps several times as fast; "auto" does on a GPU."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints."""
     keep_checkpoints: int = 2

@@ -18,6 +18,7 @@ from ..packing.loader import PackLoader
 from ..packing.pack import Pack
 from ..progress import progress
 from . import checkpoint
+from .compiling import compiles
 from .config import TrainConfig
 from .folder import open_run
 from .record import Guard, Recorder
@@ -60,7 +61,7 @@ def train(config: TrainConfig, data: Path, out: Path, *, device: str = "auto") -
     """
     place = pick_device(device)
     dataset = LatentDataset.open(data)
-    loader, held_out = loaders(dataset, config)
+    loader, held_out = loaders(dataset, config, one_shape=compiles(config, place))
     folder = open_run(out, config, dataset, place)
     state = TrainState.create(config, place)
     resumed = checkpoint.restore(folder.checkpoints, state)
@@ -115,8 +116,15 @@ def advanced(before: Progress, packs: list[DrawnPack], loader: PackLoader) -> Pr
     )
 
 
-def loaders(dataset: LatentDataset, config: TrainConfig) -> tuple[PackLoader, PackLoader | None]:
+def loaders(
+    dataset: LatentDataset, config: TrainConfig, *, one_shape: bool = False
+) -> tuple[PackLoader, PackLoader | None]:
     """The packs to train on, and those of the held-out images, if any.
+
+    Args:
+        dataset: the latents.
+        config: the run's.
+        one_shape: pad every pack to one static shape, as a compiled network wants it.
 
     Raises:
         DataError: the model does not fit the data, or an image does not fit a pack.
@@ -130,7 +138,7 @@ def loaders(dataset: LatentDataset, config: TrainConfig) -> tuple[PackLoader, Pa
             fix="prepare more images, or set --held-out.share 0",
         )
 
-    def load(rows: np.ndarray, *, flip: bool) -> PackLoader:
+    def load(rows: np.ndarray, *, flip: bool, one_shape: bool) -> PackLoader:
         return PackLoader(
             dataset,
             rows=np.flatnonzero(rows),
@@ -138,9 +146,12 @@ def loaders(dataset: LatentDataset, config: TrainConfig) -> tuple[PackLoader, Pa
             packing=config.packing,
             seed=config.seed,
             flip=flip,
+            one_shape=one_shape,
         )
 
-    return load(~held, flip=config.flip), load(held, flip=False) if held.any() else None
+    training = load(~held, flip=config.flip, one_shape=one_shape)
+    # by the averaged weights, which are not compiled
+    return training, load(held, flip=False, one_shape=False) if held.any() else None
 
 
 def _check_fit(dataset: LatentDataset, config: TrainConfig) -> None:

@@ -16,8 +16,9 @@ from .folder import RunFolder, device_name
 from .held_out import held_out_loss
 from .metrics import Metrics, Throughput, peak_flops
 from .pictures import draw_pictures, pipeline_of
+from .precision import in_bfloat16
 from .state import Progress, TrainState
-from .step import DrawnPack, StepOutcome, in_bfloat16
+from .step import DrawnPack, StepOutcome
 
 
 class Guard:

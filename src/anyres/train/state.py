@@ -8,6 +8,7 @@ import torch
 from .. import noise
 from ..model.nit import NiT
 from ..packing.loader import Position
+from .compiling import compile_blocks, compiles
 from .config import TrainConfig
 
 
@@ -45,6 +46,8 @@ class TrainState:
             model = NiT(config.model, attention=config.attention)
         average = copy.deepcopy(model)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
+        if compiles(config, device):
+            compile_blocks(model)
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
             model.parameters(),

@@ -1,7 +1,6 @@
 """One optimizer step: addressed randomness, the loss of its packs, the update."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from ..packing.pack import Pack, PackLayout
 from ..shapes import Float, Int, Tensor
 from . import ema
 from .config import TrainConfig
+from .precision import autocast
 from .state import TrainState
 
 
@@ -151,16 +151,6 @@ def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcom
     state.optimizer.step()
     ema.update(state.average, state.model, ema.decay_at(number, config.ema), finite)
     return StepOutcome(loss=loss, gradient_norm=norm, finite=finite)
-
-
-def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager:
-    """bfloat16 matrix products where the configuration asks for them."""
-    return torch.autocast(device.type, torch.bfloat16) if in_bfloat16(config, device) else nullcontext()
-
-
-def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
-    """Whether the run's matrix products are in bfloat16."""
-    return config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:

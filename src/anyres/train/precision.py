@@ -1,0 +1,17 @@
+"""The precision of matrix products."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from .config import TrainConfig
+
+
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager:
+    """bfloat16 matrix products where the configuration asks for them."""
+    return torch.autocast(device.type, torch.bfloat16) if in_bfloat16(config, device) else nullcontext()
+
+
+def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Whether the run's matrix products are in bfloat16."""
+    return config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
