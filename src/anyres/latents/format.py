@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 INFO, MANIFEST_FILE, REJECTED, AUTOENCODER = "dataset.json", "manifest.parquet", "rejected.csv", "autoencoder"
 SHARD = "shard-{:05d}.safetensors"
 
-Variant = Literal["native", "square-256", "square-512"]
+Variant = Literal["native", "square-256", "square-512", "reshaped"]
 
 # column → Arrow type
 MANIFEST: dict[str, str] = {
@@ -138,8 +138,13 @@ class LatentDataset:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Each row's variant."""
+        """Each row's variant; "reshaped" ones, of which an image has several, are numbered: reshaped-1, …."""
         return self._strings("variant")
+
+    @property
+    def reshaped(self) -> np.ndarray:
+        """True for the rows of crops and canvases."""
+        return np.array([variant.startswith("reshaped") for variant in self.variants], dtype=bool)
 
     @property
     def content_hashes(self) -> tuple[str, ...]:

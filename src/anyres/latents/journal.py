@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import from_dict, to_dict
 from ..files import replacing
-from .format import MANIFEST, Variant, read_table
+from .format import MANIFEST, read_table
 
 # a journal entry's columns: those of the manifest that do not follow from other parts; the label is a name here
 COLUMNS = {name: kind for name, kind in MANIFEST.items() if name not in ("id", "shard", "cell_offset")}
@@ -25,7 +25,7 @@ class Row:
         original: (height, width) of the file, px, upright.
         image: (height, width) that was encoded, px.
         cells: (height, width) of the latent.
-        variant: native or a square crop.
+        variant: its name; reshaped ones are numbered.
         content_hash: of the file.
         psnr: dB between the image and its decoded latent, where measured.
     """
@@ -35,7 +35,7 @@ class Row:
     original: tuple[int, int]
     image: tuple[int, int]
     cells: tuple[int, int]
-    variant: Variant
+    variant: str
     content_hash: str
     psnr: float | None = None
 

@@ -104,11 +104,12 @@ class DatasetWriter:
         return {item.source: item.stamp for part in self.parts for item in part.rejected}
 
     def variant_rows(self) -> dict[str, int]:
-        """Rows of each variant."""
+        """Rows of each variant, the reshaped ones together."""
         counts: dict[str, int] = {}
         for table in self._tables:
             for entry in table.column("variant").value_counts().to_pylist():
-                counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+                name = "reshaped" if entry["values"].startswith("reshaped") else entry["values"]
+                counts[name] = counts.get(name, 0) + entry["counts"]
         return counts
 
     def write_part(

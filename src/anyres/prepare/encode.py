@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from .. import noise
+from ..config import suggestion
 from ..devices import pick_device
 from ..errors import ConfigError, DataError
 from ..grid import native_size
@@ -72,6 +73,8 @@ class PrepareReport:
 
     def _variant(self, name: str) -> str:
         rows = self.variant_rows.get(name, 0)
+        if name == "reshaped":
+            return f"{name} {rows:,}"
         small = self.info.images - rows
         return f"{name} {rows:,}" + (f" ({small:,} images are too small)" if small else "")
 
@@ -86,7 +89,7 @@ def prepare(options: PrepareOptions) -> PrepareReport:
     Raises:
         DataError: the images' folder is missing or empty, no image can be used, the output cannot be written, or was
             begun with other settings or by a process that still runs.
-        ConfigError: the squares asked for do not fit the autoencoder's cells.
+        ConfigError: the squares asked for do not fit the autoencoder's cells, or there is no label to be reshaped.
         CheckpointError: the autoencoder cannot be loaded.
         BackendError: the device is missing, or its memory does not suffice.
     """
@@ -96,6 +99,7 @@ def prepare(options: PrepareOptions) -> PrepareReport:
         # Pillow warns of what is too large, which is rejected and listed, and of damaged EXIF
         warnings.filterwarnings("ignore", module=r"PIL\.")
         found = find_images(options.images)
+        _check_labels(options, found)
         writer.agree(_settings(options))
         autoencoder = _autoencoder(options, found)
         identity, scaling = autoencoder.identity, autoencoder.scaling
@@ -111,7 +115,7 @@ def prepare(options: PrepareOptions) -> PrepareReport:
             scaling=scaling,
             multiple_of_cells=options.multiple_of_cells,
             max_side=options.max_side,
-            variants=options.variants,
+            variants=(*options.variants, "reshaped") if options.crop or options.canvas else options.variants,
         )
         return PrepareReport(
             folder=options.out,
@@ -128,6 +132,9 @@ def _settings(options: PrepareOptions) -> dict:
     """What all parts of a dataset must agree in, beside the autoencoder."""
     return {
         "variants": list(options.variants),
+        "crop": sorted(options.crop),
+        "canvas": sorted(options.canvas),
+        "reshaped": options.reshaped,
         "max_side": options.max_side,
         "multiple_of_cells": options.multiple_of_cells,
         "upscale": options.upscale,
@@ -144,6 +151,17 @@ def _pending(
         if file.source not in finished
         and (not rejected.get(file.source) or rejected[file.source] != stamp(options.images / file.source))
     ]
+
+
+def _check_labels(options: PrepareOptions, found: FoundImages) -> None:
+    known = sorted({file.label for file in found.files})
+    for name in (*options.crop, *options.canvas):
+        if name not in known:
+            raise ConfigError(
+                f"got the label {name!r} to be reshaped, and {options.images} has no such folder",
+                wanted=f"one of {', '.join(known[:8])}" + (", …" if len(known) > 8 else ""),
+                fix=suggestion(name, known) or "check the spelling",
+            )
 
 
 def _check_squares(options: PrepareOptions, identity: AutoencoderIdentity) -> None:

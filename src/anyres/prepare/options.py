@@ -24,6 +24,12 @@ class PrepareOptions:
     """Branch, tag or commit of a hub repository."""
     variants: tuple[Literal["native", "square-256", "square-512"], ...] = ("native",)
     """What to make of each image: native keeps its size and shape; the squares are centre crops."""
+    crop: tuple[str, ...] = ()
+    """Labels of photographs: besides the image itself, crops of it in other shapes and sizes."""
+    canvas: tuple[str, ...] = ()
+    """Labels of cut-outs: besides the image itself, it on wider and taller canvases of its plain border's colour."""
+    reshaped: int = 6
+    """How many such crops or canvases of each image of those labels."""
     max_side: int = 2048
     """px; a larger image is reduced to the area of the square of this side, keeping its shape."""
     multiple_of_cells: int = 1
@@ -42,9 +48,11 @@ class PrepareOptions:
     """auto, cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:
-        for name in ("max_side", "multiple_of_cells", "images_per_shard", "workers"):
+        for name in ("reshaped", "max_side", "multiple_of_cells", "images_per_shard", "workers"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
         require(self.batch_px is None or self.batch_px >= 1, f"batch_px = {self.batch_px}", "at least 1, or none")
         require(
             len(set(self.variants)) == len(self.variants) > 0, f"variants {self.variants}", "at least one, each once"
         )
+        both = sorted(set(self.crop) & set(self.canvas))
+        require(not both, f"{', '.join(both)} in both --crop and --canvas", "each label in one of them")

@@ -12,6 +12,7 @@ from PIL import Image
 from ..grid import Size, native_size
 from ..latents.format import Variant
 from ..latents.writer import Rejected, Row
+from . import reshape
 from .images import (
     DecodedImage,
     ImageFile,
@@ -76,10 +77,7 @@ def ahead(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -
 
 
 def _variants(options: PrepareOptions, file: ImageFile, image: DecodedImage, px_per_cell: int) -> Iterator[Picture]:
-    for variant in options.variants:
-        pixels = _resized(options, image, variant, px_per_cell * options.multiple_of_cells)
-        if pixels is None:
-            continue
+    for variant, pixels in _versions(options, file, image, px_per_cell * options.multiple_of_cells):
         cells = Size(pixels.height, pixels.width).cells(px_per_cell)
         row = Row(
             source=file.source,
@@ -91,6 +89,27 @@ def _variants(options: PrepareOptions, file: ImageFile, image: DecodedImage, px_
             content_hash=image.content_hash,
         )
         yield Picture(row=row, pixels=np.asarray(pixels))
+
+
+def _versions(
+    options: PrepareOptions, file: ImageFile, image: DecodedImage, multiple: int
+) -> Iterator[tuple[str, Image.Image]]:
+    """Every version of an image by its name, at the size that it is encoded at."""
+    for variant in options.variants:
+        pixels = _resized(options, image, variant, multiple)
+        if pixels is not None:
+            yield variant, pixels
+    change = reshape.crop if file.label in options.crop else reshape.canvas if file.label in options.canvas else None
+    if change is None:
+        return
+    for number in range(1, options.reshaped + 1):
+        rng = reshape.choices(image.content_hash, number)
+        changed = change(image.pixels, rng)
+        if changed is not None:
+            size = native_size(
+                Size(changed.height, changed.width), multiple, reshape.version_side(options.max_side, rng)
+            )
+            yield f"reshaped-{number}", resize(changed, size)
 
 
 def _resized(options: PrepareOptions, image: DecodedImage, variant: Variant, multiple: int) -> Image.Image | None:

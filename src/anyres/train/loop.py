@@ -150,8 +150,9 @@ def loaders(
         )
 
     training = load(~held, flip=config.flip, one_shape=one_shape)
-    # by the averaged weights, which are not compiled
-    return training, load(held, flip=False, one_shape=False) if held.any() else None
+    # images as they are, by the averaged weights, which are not compiled
+    measured = held & ~dataset.reshaped
+    return training, load(measured, flip=False, one_shape=False) if measured.any() else None
 
 
 def _check_fit(dataset: LatentDataset, config: TrainConfig) -> None:
