@@ -8,6 +8,7 @@ The first learns to reconstruct alone; the second goes on with a perceptual term
 `anyres train` leaves out at an equal `--held-out.share`.
 """
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -32,7 +33,7 @@ from anyres.shapes import Float, Tensor
 
 CHANNELS = 32  # of a cell
 WARMUP = 0.02  # of the time, in which the rate rises
-EMA = 0.999
+EMA = 0.998
 REPORTS = 10  # of the losses and the held-out PSNR
 SIZE_WEIGHT = 0.01  # of what keeps latents near unit variance
 
@@ -59,11 +60,11 @@ class Options:
     """Channels at 1, 2, 4, 8 and 16 px; the first is not used, as the first layer halves the image."""
     encoder_layers: tuple[int, ...] = (0, 1, 2, 1, 1)
     """Residual blocks of the encoder at each."""
-    decoder_layers: tuple[int, ...] = (0, 2, 3, 2, 2)
+    decoder_layers: tuple[int, ...] = (0, 2, 3, 1, 1)
     """Residual blocks of the decoder at each."""
-    latent_noise: float = 0.0
+    latent_noise: float = 0.1
     """Greatest deviation of the noise that the decoder must bear, where latents have unit variance."""
-    equivariance: float = 0.0
+    equivariance: float = 0.25
     """Share of the steps on which latents averaged over 2 x 2 cells must decode to the image at half its size
     (arXiv 2502.14831)."""
     perceptual: float = 0.0
@@ -96,12 +97,14 @@ def main(options: Options) -> int:
     print(f"{count:,} parameters; {len(images.training)} images, {len(images.held_out)} more held out", flush=True)
     sampler = CropSampler(images.training, options.crop, device, options.seed)
     losses = Losses(network, options, device)
-    record: list[dict[str, float]] = []
+    for averaged in (False, True):  # both shapes are compiled before the clock starts
+        losses(sampler.draw(options.batch), averaged=averaged)
+    choices, record = random.Random(options.seed), []
     for step, done in steps(options.minutes, device):
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * min(done / WARMUP, 1 - done)
         optimizer.zero_grad(set_to_none=True)
-        parts = losses(sampler.draw(options.batch))
+        parts = losses(sampler.draw(options.batch), averaged=choices.random() < options.equivariance)
         sum(parts.values(), start=torch.zeros((), device=device)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
@@ -150,10 +153,9 @@ class Losses:
         self._encode, self._decode = wrap(network.encoder), wrap(network.decoder)
         self._options, self._device = options, device
         self._perceptual = PerceptualDistance(device) if options.perceptual else None
-        self._random = torch.Generator("cpu").manual_seed(options.seed)
 
-    def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
-        """The terms, weighted."""
+    def __call__(self, images: Float[Tensor, "batch 3 height width"], *, averaged: bool) -> dict[str, Tensor]:
+        """The terms, weighted; of latents averaged over 2 x 2 cells, or as they are."""
         options = self._options
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda"):
@@ -162,9 +164,8 @@ class Losses:
             if options.latent_noise:
                 deviation = options.latent_noise * torch.rand(len(latents), 1, 1, 1, device=self._device)
                 latents = latents + deviation * torch.randn_like(latents)
-            if float(torch.rand((), generator=self._random)) < options.equivariance:
-                latents = F.avg_pool2d(latents, 2)
-                images = F.avg_pool2d(images, 2)
+            if averaged:
+                latents, images = F.avg_pool2d(latents, 2), F.avg_pool2d(images, 2)
             decoded = self._decode(latents.contiguous(memory_format=torch.channels_last)).float()
             parts["l1"] = (decoded - images).abs().mean()
             if self._perceptual is not None:

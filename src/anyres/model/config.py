@@ -132,7 +132,7 @@ class NiTConfig:
 
 # arXiv 2506.03131, table of model configurations; `mini` is ours
 PRESETS: dict[str, dict[str, Any]] = {
-    "mini": {"depth": 10, "hidden_size": 320, "num_heads": 5, "adaln_rank": 64},
+    "mini": {"depth": 8, "hidden_size": 320, "num_heads": 5, "adaln_rank": 64},
     "s": {"depth": 12, "hidden_size": 384, "num_heads": 6},
     "b": {"depth": 12, "hidden_size": 768, "num_heads": 12},
     "l": {"depth": 24, "hidden_size": 1024, "num_heads": 16},
