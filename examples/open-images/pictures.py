@@ -134,7 +134,7 @@ def check(encoded: bytes, listed: Listed) -> Agreement:
             size = f"{made.width}×{made.height} px"
         raise DataError(
             f"{listed.file}, made from {listed.path} of {listed.package}, is {size} and does not match the list",
-            wanted=f"{listed.width}×{listed.height} px, and mean colours within {COLOUR_TOLERANCE} of 255 of those listed",
+            wanted=f"{listed.width}×{listed.height} px, mean colours within {COLOUR_TOLERANCE} of 255 of the list's",
             fix=_FIX,
         )
     return agrees
