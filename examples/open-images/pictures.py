@@ -15,7 +15,7 @@ MAX_SIDE = 512  # px
 ALPHA_SEEN = 8  # of 255: what is fainter does not count for the crop
 QUALITY, METHOD = 76, 6  # of the WebP encoder; METHOD is its slowest search, which decides about every byte
 CELLS = 4  # a picture's `colours` are the mean colours of CELLS × CELLS equal parts, row by row
-COLOUR_TOLERANCE = 2  # of 255; encoders of other versions, methods and qualities near QUALITY stayed within it (see README.md)
+COLOUR_TOLERANCE = 2  # of 255, which other encoders stayed within: README.md has the figures
 UNREADABLE = (OSError, SyntaxError, ValueError)  # what Pillow raises about a file's content
 
 Agreement = Literal["same", "alike"]
