@@ -115,7 +115,7 @@ def prepare(options: PrepareOptions) -> PrepareReport:
             scaling=scaling,
             multiple_of_cells=options.multiple_of_cells,
             max_side=options.max_side,
-            variants=(*options.variants, "reshaped") if options.crop or options.canvas else options.variants,
+            variants=(*options.variants, "reshaped") if options.labels_reshaped else options.variants,
         )
         return PrepareReport(
             folder=options.out,
@@ -134,6 +134,7 @@ def _settings(options: PrepareOptions) -> dict:
         "variants": list(options.variants),
         "crop": sorted(options.crop),
         "canvas": sorted(options.canvas),
+        "rescale": sorted(options.rescale),
         "reshaped": options.reshaped,
         "max_side": options.max_side,
         "multiple_of_cells": options.multiple_of_cells,
@@ -155,7 +156,7 @@ def _pending(
 
 def _check_labels(options: PrepareOptions, found: FoundImages) -> None:
     known = sorted({file.label for file in found.files})
-    for name in (*options.crop, *options.canvas):
+    for name in options.labels_reshaped:
         if name not in known:
             raise ConfigError(
                 f"got the label {name!r} to be reshaped, and {options.images} has no such folder",

@@ -1,5 +1,6 @@
 """The options of `anyres prepare`."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,8 +29,10 @@ class PrepareOptions:
     """Labels of photographs: besides the image itself, crops of it in other shapes and sizes."""
     canvas: tuple[str, ...] = ()
     """Labels of cut-outs: besides the image itself, it on wider and taller canvases of its plain border's colour."""
+    rescale: tuple[str, ...] = ()
+    """Labels of pictures that must stay whole, such as flags: besides the image itself, it in smaller sizes."""
     reshaped: int = 6
-    """How many such crops or canvases of each image of those labels."""
+    """How many such versions of each image of those labels."""
     max_side: int = 2048
     """px; a larger image is reduced to the area of the square of this side, keeping its shape."""
     multiple_of_cells: int = 1
@@ -54,5 +57,12 @@ class PrepareOptions:
         require(
             len(set(self.variants)) == len(self.variants) > 0, f"variants {self.variants}", "at least one, each once"
         )
-        both = sorted(set(self.crop) & set(self.canvas))
-        require(not both, f"{', '.join(both)} in both --crop and --canvas", "each label in one of them")
+        several = sorted(label for label, times in Counter(self.labels_reshaped).items() if times > 1)
+        require(
+            not several, f"{', '.join(several)} twice in --crop, --canvas and --rescale", "each label in one of them"
+        )
+
+    @property
+    def labels_reshaped(self) -> tuple[str, ...]:
+        """Labels whose images are made in further versions."""
+        return (*self.crop, *self.canvas, *self.rescale)

@@ -1,4 +1,4 @@
-"""Further versions of an image in other shapes and sizes, never squeezed: crops of photographs, canvases for cut-outs.
+"""Further versions of an image in other shapes and sizes, never squeezed: crops, canvases for cut-outs, reductions.
 
 So each kind of object is seen in shapes that its images do not come in. Every choice follows from the image's content
 and the version's number alone.
@@ -41,6 +41,11 @@ def canvas(image: Image.Image, rng: np.random.Generator) -> Image.Image | None:
     made = Image.new("RGB", (max(width, image.width), max(height, image.height)), ground)
     made.paste(image, (_place(made.width - image.width, rng), _place(made.height - image.height, rng)))
     return made
+
+
+def whole(image: Image.Image, _rng: np.random.Generator) -> Image.Image:
+    """The image as it is, of which versions differ in size alone."""
+    return image
 
 
 def plain_ground(image: Image.Image) -> tuple[int, int, int] | None:

@@ -99,7 +99,8 @@ def _versions(
         pixels = _resized(options, image, variant, multiple)
         if pixels is not None:
             yield variant, pixels
-    change = reshape.crop if file.label in options.crop else reshape.canvas if file.label in options.canvas else None
+    ways = ((options.crop, reshape.crop), (options.canvas, reshape.canvas), (options.rescale, reshape.whole))
+    change = next((way for labels, way in ways if file.label in labels), None)
     if change is None:
         return
     for number in range(1, options.reshaped + 1):
