@@ -23,7 +23,7 @@ from recording import record
 
 from anyres.config import from_dict
 from anyres.devices import pick_device
-from anyres.files import read_json
+from anyres.files import read_json, write_json
 from anyres.flow.loss import flow_loss
 from anyres.flow.path import path_named
 from anyres.latents.format import LatentDataset
@@ -53,12 +53,17 @@ def main() -> None:
     options = parser.parse_args()
     arms = {options.runs / f"{order}-{seed}": (order, seed) for seed in range(options.seeds) for order in ORDERS}
     together(options.together, [training(run, *arm, options) for run, arm in arms.items()])
+    kept = options.runs / "held-out.json"
+    if not kept.is_file():
+        write_json(kept, held_out_losses(options.data, list(arms)))
     together(options.together, [evaluation(run, options) for run in arms])
-    images = held_out_losses(options.data, list(arms))
     runs = [
         {"order": order, "seed": seed, "steps": options.steps, "kid": kids(run)} for run, (order, seed) in arms.items()
     ]
-    record(options.out, {"runs": runs, "sizes": SIZES, "sampler": SAMPLER, "count": options.count, "images": images})
+    record(
+        options.out,
+        {"runs": runs, "sizes": SIZES, "sampler": SAMPLER, "count": options.count, "images": read_json(kept)},
+    )
 
 
 def training(run: Path, order: str, seed: int, options: argparse.Namespace) -> list[str]:
