@@ -9,8 +9,9 @@ from .. import hub
 from ..config import suggestion
 from ..errors import CheckpointError, DataError, first_line
 from ..files import read_json
-from .autoencoder import Autoencoder, DcAutoencoder, DiffusersAutoencoder, KlAutoencoder
-from .patch_pca import WEIGHTS, PatchPCA
+from ..weightfiles import check_weights, read_weights
+from .autoencoder import DIFFUSERS_STEM, Autoencoder, DcAutoencoder, DiffusersAutoencoder, KlAutoencoder
+from .patch_pca import STEM, PatchPCA
 
 
 def load_autoencoder(name: str, *, revision: str | None = None) -> Autoencoder:
@@ -64,16 +65,15 @@ def _commit(folder: Path) -> str | None:
 
 
 def _patch_pca(folder: Path, _name: str, _revision: str | None) -> PatchPCA:
-    from safetensors.torch import load_file
-
-    state = load_file(folder / WEIGHTS)
-    return PatchPCA(state["basis"], state["mean"], state["spread"])
+    state = read_weights(folder, STEM)
+    return PatchPCA(*(state[name].float() for name in ("basis", "mean", "spread")))
 
 
 def _diffusers(class_name: str, wrapper: type[DiffusersAutoencoder]) -> Callable[[Path, str, str | None], Autoencoder]:
     def load(folder: Path, name: str, revision: str | None) -> DiffusersAutoencoder:
         import diffusers
 
+        check_weights(folder, DIFFUSERS_STEM)  # diffusers would not say which file is damaged
         network, found = getattr(diffusers, class_name).from_pretrained(
             folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
         )

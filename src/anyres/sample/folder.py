@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +17,12 @@ from ..flow.path import PathName
 from ..latents.autoencoder import AutoencoderIdentity, LatentScaling
 from ..latents.loading import load_autoencoder
 from ..model.nit import NiT
+from ..model.weights import CONFIG, STEM
+from ..weightfiles import patterns
 from .request import LabelTable, SamplingSettings
 
 PIPELINE, LABELS, AUTOENCODER = "pipeline.json", "labels.json", "autoencoder"
-OUR_FILES = (PIPELINE, LABELS, AUTOENCODER, "config.json", "model*.safetensors", "model.safetensors.index.json")
+OUR_FILES = (PIPELINE, LABELS, AUTOENCODER, CONFIG, *patterns(STEM))
 FORMAT_VERSION = 1
 
 P = TypeVar("P")
@@ -49,7 +51,9 @@ class PipelineFile:
     format_version: int = FORMAT_VERSION
 
 
-def save(pipe: Any, folder: Path) -> None:
+def save(
+    pipe: Any, folder: Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None
+) -> None:
     """Write a pipeline's folder, whole or not at all; files that are not a pipeline's are kept.
 
     Raises:
@@ -60,15 +64,17 @@ def save(pipe: Any, folder: Path) -> None:
     make_folder(folder.parent)
     with replacing(folder) as staging:
         staging.mkdir()
-        pipe.model.save_pretrained(staging)
-        pipe.autoencoder.save(staging / AUTOENCODER)
+        pipe.model.save_pretrained(staging, dtype=dtype, max_shard_size=max_shard_size)
+        autoencoder = pipe.autoencoder.save(staging / AUTOENCODER, dtype=dtype, max_shard_size=max_shard_size)
+        if Path(autoencoder.name).is_absolute():  # where it was loaded from means nothing to others
+            autoencoder = replace(autoencoder, name=AUTOENCODER)
         write_json(staging / LABELS, list(pipe.labels.names))
         description = PipelineFile(
             name=pipe.name,
             path=pipe.path,
             trained_side=pipe.trained_side,
             scaling=pipe.scaling,
-            autoencoder=pipe.autoencoder.identity,
+            autoencoder=autoencoder,
             defaults=pipe.defaults,
         )
         write_json(staging / PIPELINE, to_dict(description))
