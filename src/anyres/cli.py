@@ -138,9 +138,11 @@ def _inspect(arguments: list[str]) -> int:
 
 
 def _sample(arguments: list[str]) -> int:
+    from .hub import built_in
     from .sample.options import SampleOptions
 
-    options = _parse(SampleOptions, "sample", arguments, "Labels and sizes → images.")
+    box = f" Models in the box: {', '.join(built_in())}." if built_in() else ""
+    options = _parse(SampleOptions, "sample", arguments, f"Labels and sizes → images.{box}")
     from .sample.command import run
 
     print(run(options))

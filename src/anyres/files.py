@@ -79,10 +79,21 @@ def make_folder(path: Path) -> Path:
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe.{os.getpid()}.tmp"
+        check_writable(path)
+    return path
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before long work whether a folder can be written to, without making it.
+
+    Raises:
+        DataError: it cannot be written to, or not be made.
+    """
+    with writing(folder):
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        probe = nearest / f".probe.{os.getpid()}.tmp"
         probe.write_bytes(b"")
         probe.unlink()
-    return path
 
 
 @contextmanager

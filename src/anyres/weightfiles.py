@@ -82,7 +82,7 @@ def write_weights(
 
 def patterns(stem: str) -> tuple[str, ...]:
     """What the files of weights may be called."""
-    return f"{stem}.safetensors", f"{stem}-?????-of-?????.safetensors", _index_name(stem)
+    return f"{stem}.safetensors", _shards(stem), _index_name(stem)
 
 
 def read_weights(folder: Path, stem: str) -> dict[str, Tensor]:
@@ -122,6 +122,10 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
 
 
+def _shards(stem: str) -> str:
+    return f"{stem}-?????-of-?????.safetensors"
+
+
 def _index_name(stem: str) -> str:
     return f"{stem}.safetensors.index.json"
 
@@ -129,8 +133,15 @@ def _index_name(stem: str) -> str:
 def _files(folder: Path, stem: str) -> list[Path]:
     """The one file, or all that the index names."""
     path = folder / _index_name(stem)
+    whole = folder / f"{stem}.safetensors"
     if not path.is_file():
-        return [folder / f"{stem}.safetensors"]
+        if not whole.is_file() and any(folder.glob(_shards(stem))):
+            raise CheckpointError(
+                f"{path} does not exist, which says what the shards beside it hold",
+                wanted="the index of the shards",
+                fix="restore the folder from a copy",
+            )
+        return [whole]
     try:
         index = read_json(path)
     except DataError as error:

@@ -150,8 +150,8 @@ def test_a_damaged_file_is_named(size: str, damage: Callable[[Path], Any], messa
     ("config", "message"),
     [
         (None, "not an autoencoder's folder"),
-        ("{}", "holds a 'None'"),
-        ("[1]", r"holds a '\[1\]'"),
+        ("{}", "config.json describes a 'None'"),
+        ("[1]", r"describes a '\[1\]'"),
         ("{", "not valid JSON"),
         ('{"_class_name": "AutoencoderKl"}', "did you mean 'AutoencoderKL'"),
         ('{"_class_name": "PatchPCA"}', r"model\.safetensors does not exist"),

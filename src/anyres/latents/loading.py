@@ -31,7 +31,7 @@ def load_autoencoder(name: str, *, revision: str | None = None) -> Autoencoder:
     name, revision = (str(folder.resolve()), None) if Path(name).exists() else (name, _commit(folder))
     if kind not in _LOADERS:
         raise CheckpointError(
-            f"{folder} holds a {kind!r}",
+            f"{folder / 'config.json'} describes a {kind!r}",
             wanted=f"one of {', '.join(_LOADERS)}",
             fix=suggestion(kind, _LOADERS) or "pass the folder of an autoencoder (in a pipeline: its vae/)",
         )

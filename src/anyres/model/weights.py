@@ -34,7 +34,8 @@ def load(kind: type[Model], name: str, *, revision: str | None, attention: str) 
     from .. import hub
 
     folder = hub.resolve(name, revision=revision)
-    return build(kind, read_config(folder), read_weights(folder, STEM), source=str(folder), attention=attention)
+    with hub.mended_by_installing(folder):
+        return build(kind, read_config(folder), read_weights(folder, STEM), source=str(folder), attention=attention)
 
 
 def push(model: Any, repo_id: str, *, private: bool) -> None:

@@ -51,9 +51,7 @@ class PipelineFile:
     format_version: int = FORMAT_VERSION
 
 
-def save(
-    pipe: Any, folder: Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None
-) -> None:
+def save(pipe: Any, folder: Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None) -> None:
     """Write a pipeline's folder, whole or not at all; files that are not a pipeline's are kept.
 
     Raises:
@@ -110,7 +108,12 @@ def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: 
     """Read a pipeline's folder; see `Pipeline.from_pretrained`."""
     place = pick_device(device)
     network_dtype = _dtype(dtype, place)
-    folder = _model_folder(hub.resolve(name, revision=revision))
+    folder = hub.resolve(name, revision=revision)
+    with hub.mended_by_installing(folder):
+        return _load(kind, _model_folder(folder), place, network_dtype, attention)
+
+
+def _load(kind: type[P], folder: Path, device: torch.device, dtype: torch.dtype, attention: str) -> P:
     description, labels = _read_description(folder)
     if not (folder / AUTOENCODER).is_dir():  # a path that does not exist would be looked up as a name
         raise CheckpointError(
@@ -130,8 +133,8 @@ def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: 
     make: Any = kind
     try:
         return make(
-            model.to(place, network_dtype),
-            autoencoder.to(place),
+            model.to(device, dtype),
+            autoencoder.to(device),
             LabelTable(labels),
             description.scaling,
             path=description.path,
@@ -153,6 +156,12 @@ def _model_folder(folder: Path) -> Path:
         return folder
     if (folder / "model" / PIPELINE).is_file():
         return folder / "model"
+    if str(folder) in hub.built_in():
+        raise CheckpointError(
+            f"{folder} in this folder holds no pipeline, and hides the model {folder} in the box",
+            wanted="a pipeline's folder, or no path of that name",
+            fix="rename it, or run in another folder",
+        )
     unfinished = (folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file()
     raise CheckpointError(
         f"{folder} holds no pipeline: it has no {PIPELINE}"
