@@ -27,9 +27,8 @@ ROOT = Path(__file__).parents[2]
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model as it is shipped: 16 bits, in shards, and an autoencoder in one file."""
     folder = tmp_path_factory.mktemp("made") / "tiny"
-    pipe = dc_pipeline()
-    pipe.save_pretrained(folder, dtype=torch.float16, max_shard_size="40KB")
-    pipe.autoencoder.save(folder / "autoencoder", dtype=torch.float16)
+    dc_pipeline().save_pretrained(folder, dtype=torch.float16, max_shard_size="60KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
     return folder
 
 
@@ -83,6 +82,23 @@ def test_a_folder_of_the_same_name_is_blamed(box: Path, tmp_path: Path, capsys: 
     assert sample("--out", "tiny") == 0
     assert sample() == 2
     assert "hides the model tiny in the box" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hub.built_in(), reason="the box is empty")
+def test_the_box_is_small() -> None:
+    sizes = {path: path.stat().st_size for path in hub.MODELS.rglob("*") if path.is_file()}
+    assert max(sizes.values()) <= 16 * 2**20
+    assert sum(sizes.values()) <= 32 * 10**6
+
+
+@pytest.mark.parametrize("name", hub.built_in())  # skipped while the box is empty
+def test_a_model_in_the_box_is_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipe = Pipeline.from_pretrained(name, device="cpu")
+    description = json.loads((hub.MODELS / name / "pipeline.json").read_text())
+    assert not Path(description["autoencoder"]["name"]).is_absolute()
+    side = 4 * pipe.px_per_token
+    assert pipe(0, f"{2 * side}x{side}", steps=1)[0].size == (2 * side, side)
 
 
 def truncate(path: Path) -> None:
