@@ -3,6 +3,8 @@
 `anyres --help` must answer at once, so nothing heavy is imported before a command is known.
 """
 
+import atexit
+import gc
 import logging
 import os
 import signal
@@ -68,6 +70,8 @@ def _run(arguments: list[str]) -> int:
     # torch's OpenMP threads wait for each other by spinning, by default so long that two programs on one CPU slow each
     # other down ninefold; read when torch is imported
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # at its end Python looks for garbage once more, among all that the libraries have made: most of a second
+    atexit.register(gc.freeze)
     return reporting_errors(f"anyres {command}", lambda: _command(command)(rest))
 
 

@@ -108,7 +108,7 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             if temporary.is_file():
-                temporary.chmod(0o666 & ~_umask())  # some writers make private files
+                make_shared(temporary)
             _sync(temporary)
             if temporary.is_dir() and path.is_dir():
                 shutil.rmtree(path)
@@ -116,6 +116,11 @@ def replacing(path: Path) -> Iterator[Path]:
             _sync_entry(path.parent)
         finally:
             _remove(temporary)
+
+
+def make_shared(path: Path) -> None:
+    """Give a file the permissions that the user gives to new files: some writers make private ones."""
+    path.chmod(0o666 & ~_umask())
 
 
 def write_json(path: Path, value: Any) -> None:

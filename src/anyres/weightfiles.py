@@ -12,7 +12,7 @@ import torch
 
 from .config import require
 from .errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from .files import make_folder, read_json, writing
+from .files import make_folder, make_shared, read_json, writing
 from .shapes import Tensor
 
 MAX_SHARD_SIZE = "5GB"  # as huggingface_hub has it
@@ -74,6 +74,7 @@ def write_weights(
             ) from error
         fresh = sorted(Path(staging).iterdir(), key=lambda file: file.name == index)  # the index after its shards
         for file in fresh:
+            make_shared(file)
             file.replace(folder / file.name)
         old = {path for pattern in patterns(stem) for path in folder.glob(pattern)}
         for stale in old - {folder / file.name for file in fresh}:

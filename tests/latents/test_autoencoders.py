@@ -1,5 +1,6 @@
 """The autoencoders of diffusers, small and untrained, behind the protocol."""
 
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_an_autoencoder_tells_nobody_where_it_was_loaded_from(tmp_path: Path) ->
     tiny_dc().save_pretrained(tmp_path / "one")
     load_autoencoder(str(tmp_path / "one")).save(tmp_path / "two")
     assert str(tmp_path) not in (tmp_path / "two" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_garbage_is_collected_after_loading_as_it_was_before(collecting: bool, tmp_path: Path) -> None:
+    tiny_dc().save_pretrained(tmp_path)
+    was = gc.isenabled()
+    try:
+        (gc.enable if collecting else gc.disable)()
+        load_autoencoder(str(tmp_path))
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if was else gc.disable)()
 
 
 def test_kl_gives_the_mean_of_the_posterior(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,14 @@ def test_saving_again_leaves_no_shard_of_before_and_nothing_else_is_touched(tmp_
     assert_same_weights(NiT.from_pretrained(tmp_path), model)
     model.save_pretrained(tmp_path)  # and from shards back to one file
     assert {file.name for file in tmp_path.iterdir()} == {CONFIG, WEIGHTS, "model_ema.safetensors"}
+
+
+def test_others_may_read_what_the_user_lets_them(tmp_path: Path) -> None:
+    random_model(small_config()).save_pretrained(tmp_path, max_shard_size="60KB")
+    (tmp_path / "new").touch()
+    assert {stat.filemode(path.stat().st_mode) for path in tmp_path.iterdir()} == {
+        stat.filemode((tmp_path / "new").stat().st_mode)
+    }
 
 
 def test_weights_can_be_saved_in_half_precision(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """From a name or folder to an autoencoder."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,10 +73,8 @@ def _patch_pca(folder: Path, _name: str, _revision: str | None) -> PatchPCA:
 
 def _diffusers(class_name: str, wrapper: type[DiffusersAutoencoder]) -> Callable[[Path, str, str | None], Autoencoder]:
     def load(folder: Path, name: str, revision: str | None) -> DiffusersAutoencoder:
-        import diffusers
-
         check_weights(folder, DIFFUSERS_STEM)  # diffusers would not say which file is damaged
-        network, found = getattr(diffusers, class_name).from_pretrained(
+        network, found = _class_of_diffusers(class_name).from_pretrained(
             folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
         )
         # diffusers would leave missing weights at random values, with a warning
@@ -85,6 +85,19 @@ def _diffusers(class_name: str, wrapper: type[DiffusersAutoencoder]) -> Callable
         return wrapper(network, name=name, revision=revision)
 
     return load
+
+
+def _class_of_diffusers(name: str) -> Any:
+    """A class of diffusers; its import takes seconds, and a fifth more while garbage is collected."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        import diffusers
+
+        return getattr(diffusers, name)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 _LOADERS: dict[str, Callable[[Path, str, str | None], Autoencoder]] = {
