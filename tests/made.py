@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from anyres.grid import Size
+from anyres.latents.autoencoder import DcAutoencoder
 from anyres.latents.patch_pca import PatchPCA
 from anyres.model.nit import NiT
 from anyres.prepare.encode import prepare
@@ -17,6 +19,7 @@ from anyres.sample.request import LabelTable, SamplingSettings
 from tests.model.helpers import random_model, small_config
 
 SIZES = (Size(24, 40), Size(32, 32), Size(48, 33), Size(17, 33), Size(40, 24))
+LABELS = ("land", "nebula", "planet")
 
 
 def picture(size: Size, seed: int) -> Image.Image:
@@ -52,6 +55,40 @@ def patch_pca(channels: int = 6) -> PatchPCA:
     return PatchPCA.fit(tensors, channels=channels)
 
 
+def tiny_dc() -> Any:
+    """Diffusers' AutoencoderDC with random weights: 4 channels, 4 px a cell."""
+    import diffusers
+
+    return diffusers.AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=8,
+        encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock",
+        encoder_block_out_channels=(8, 8, 16),
+        decoder_block_out_channels=(8, 8, 16),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), ()),
+        decoder_qkv_multiscales=((), (), ()),
+        scaling_factor=0.41407,
+    )
+
+
+def dc_pipeline() -> Pipeline:
+    """A random network behind a random AutoencoderDC, as a model in the box is made: 4 px a token."""
+    torch.manual_seed(0)
+    autoencoder = DcAutoencoder(tiny_dc(), name=str(Path("made").resolve()))
+    return Pipeline(
+        random_model(small_config(channels=4, num_classes=len(LABELS))),
+        autoencoder,
+        LabelTable(LABELS),
+        autoencoder.scaling,
+        trained_side=8,
+        name="tiny",
+        defaults=SamplingSettings(steps=2, guidance=2.0),
+    )
+
+
 def pipeline(model: NiT | None = None, **settings) -> Pipeline:
     """A random network behind PatchPCA: 16 px a token."""
     model = model or random_model(small_config(patch_size=2, num_classes=3))
@@ -59,7 +96,7 @@ def pipeline(model: NiT | None = None, **settings) -> Pipeline:
     return Pipeline(
         model,
         autoencoder,
-        LabelTable(("land", "nebula", "planet")),
+        LabelTable(LABELS),
         autoencoder.scaling,
         trained_side=4,
         name="made",

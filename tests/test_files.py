@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anyres.errors import DataError
-from anyres.files import make_folder, read_json, remove_leftovers, replacing, write_json, writing
+from anyres.files import check_writable, make_folder, read_json, remove_leftovers, replacing, write_json, writing
 
 
 def names(folder: Path) -> list[str]:
@@ -141,6 +141,15 @@ def test_a_folder_below_or_at_a_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="cannot write"):
             make_folder(path)
     assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_what_can_be_written_to_is_known_before_it_is_made(tmp_path: Path) -> None:
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
+        with pytest.raises(DataError, match=f"cannot write {path}: "):
+            check_writable(path)
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

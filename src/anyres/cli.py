@@ -3,6 +3,8 @@
 `anyres --help` must answer at once, so nothing heavy is imported before a command is known.
 """
 
+import atexit
+import gc
 import logging
 import os
 import signal
@@ -68,6 +70,8 @@ def _run(arguments: list[str]) -> int:
     # torch's OpenMP threads wait for each other by spinning, by default so long that two programs on one CPU slow each
     # other down ninefold; read when torch is imported
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # at its end Python looks for garbage once more, among all that the libraries have made: most of a second
+    atexit.register(gc.freeze)
     return reporting_errors(f"anyres {command}", lambda: _command(command)(rest))
 
 
@@ -138,9 +142,11 @@ def _inspect(arguments: list[str]) -> int:
 
 
 def _sample(arguments: list[str]) -> int:
+    from .hub import built_in
     from .sample.options import SampleOptions
 
-    options = _parse(SampleOptions, "sample", arguments, "Labels and sizes → images.")
+    box = f" Models in the box: {', '.join(built_in())}." if built_in() else ""
+    options = _parse(SampleOptions, "sample", arguments, f"Labels and sizes → images.{box}")
     from .sample.command import run
 
     print(run(options))

@@ -79,10 +79,21 @@ def make_folder(path: Path) -> Path:
     """
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe.{os.getpid()}.tmp"
+        check_writable(path)
+    return path
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before long work whether a folder can be written to, without making it.
+
+    Raises:
+        DataError: it cannot be written to, or not be made.
+    """
+    with writing(folder):
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        probe = nearest / f".probe.{os.getpid()}.tmp"
         probe.write_bytes(b"")
         probe.unlink()
-    return path
 
 
 @contextmanager
@@ -97,7 +108,7 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             if temporary.is_file():
-                temporary.chmod(0o666 & ~_umask())  # some writers make private files
+                make_shared(temporary)
             _sync(temporary)
             if temporary.is_dir() and path.is_dir():
                 shutil.rmtree(path)
@@ -105,6 +116,11 @@ def replacing(path: Path) -> Iterator[Path]:
             _sync_entry(path.parent)
         finally:
             _remove(temporary)
+
+
+def make_shared(path: Path) -> None:
+    """Give a file the permissions that the user gives to new files: some writers make private ones."""
+    path.chmod(0o666 & ~_umask())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,10 +1,11 @@
 """From a name to a folder: an existing path, a model in the box, or a repository on the hub."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .config import suggestion
-from .errors import ConfigError, DataError, first_line
+from .errors import CheckpointError, ConfigError, DataError, first_line
 
 MODELS = Path(__file__).parent / "models"  # models in the box, a folder each
 
@@ -43,6 +44,21 @@ def resolve(name: str, *, revision: str | None = None, wanted: Sequence[str] = W
 def built_in() -> list[str]:
     """Names of the models in the box."""
     return sorted(path.name for path in MODELS.iterdir() if path.is_dir()) if MODELS.is_dir() else []
+
+
+@contextmanager
+def mended_by_installing(folder: Path) -> Iterator[None]:
+    """Tell who finds damage in a model in the box to install it again: there is no other copy to restore it from."""
+    try:
+        yield
+    except CheckpointError as error:
+        if MODELS not in folder.parents:
+            raise
+        raise CheckpointError(
+            error.got,
+            wanted=error.wanted,
+            fix="reinstall anyres: pip install --force-reinstall --no-deps WHEEL-OR-CHECKOUT",
+        ) from error
 
 
 def upload_folder(folder: Path, repo_id: str, *, private: bool = False) -> None:

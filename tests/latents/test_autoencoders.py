@@ -1,33 +1,21 @@
 """The autoencoders of diffusers, small and untrained, behind the protocol."""
 
+import gc
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from anyres.errors import CheckpointError
 from anyres.latents.autoencoder import Autoencoder, LatentScaling
 from anyres.latents.loading import load_autoencoder
+from tests.made import tiny_dc
 
 diffusers = pytest.importorskip("diffusers")
-
-
-def tiny_dc() -> Any:
-    return diffusers.AutoencoderDC(
-        latent_channels=4,
-        attention_head_dim=8,
-        encoder_block_types="ResBlock",
-        decoder_block_types="ResBlock",
-        encoder_block_out_channels=(8, 8, 16),
-        decoder_block_out_channels=(8, 8, 16),
-        encoder_layers_per_block=(1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1),
-        encoder_qkv_multiscales=((), (), ()),
-        decoder_qkv_multiscales=((), (), ()),
-        scaling_factor=0.41407,
-    )
 
 
 def tiny_kl() -> Any:
@@ -76,6 +64,45 @@ def test_saved_by_diffusers_loaded_here(
     assert not load_autoencoder(str(tmp_path / "other")).identity.same_as(loaded.identity)
 
 
+@pytest.mark.parametrize("make", [tiny_dc, tiny_kl])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_16_bits_compute_in_float32(make: Callable[[], Any], dtype: torch.dtype, tmp_path: Path) -> None:
+    make().save_pretrained(tmp_path / "whole")
+    whole = load_autoencoder(str(tmp_path / "whole"))
+    written = whole.save(tmp_path / "half", dtype=dtype, max_shard_size="5KB")
+    shards = list((tmp_path / "half").glob("diffusion_pytorch_model-*.safetensors"))
+    assert len(shards) > 1
+    assert {tensor.dtype for shard in shards for tensor in load_file(shard).values()} == {dtype}
+    half = load_autoencoder(str(tmp_path / "half"))
+    assert half.identity.same_as(written)
+    assert not half.identity.same_as(whole.identity)
+    state = half.network.state_dict()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    before = whole.network.state_dict()
+    assert all(torch.equal(state[name], before[name].to(dtype).float()) for name in before)
+    assert half.encode(torch.zeros(1, 3, 16, 16)).dtype == torch.float32
+    # what is exact in 16 bits stays the same autoencoder
+    assert half.save(tmp_path / "again", dtype=dtype).same_as(half.identity)
+
+
+def test_an_autoencoder_tells_nobody_where_it_was_loaded_from(tmp_path: Path) -> None:
+    tiny_dc().save_pretrained(tmp_path / "one")
+    load_autoencoder(str(tmp_path / "one")).save(tmp_path / "two")
+    assert str(tmp_path) not in (tmp_path / "two" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_garbage_is_collected_after_loading_as_it_was_before(collecting: bool, tmp_path: Path) -> None:
+    tiny_dc().save_pretrained(tmp_path)
+    was = gc.isenabled()
+    try:
+        (gc.enable if collecting else gc.disable)()
+        load_autoencoder(str(tmp_path))
+        assert gc.isenabled() == collecting
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
 def test_kl_gives_the_mean_of_the_posterior(tmp_path: Path) -> None:
     network = tiny_kl()
     network.save_pretrained(tmp_path)
@@ -94,8 +121,6 @@ def test_scaling_is_shift_then_factor_a_channel() -> None:
 
 def save_without(network: Any, folder: Path, *names: str) -> None:
     """Weights that lack some tensors."""
-    from safetensors.torch import load_file, save_file
-
     network.save_pretrained(folder)
     path = folder / "diffusion_pytorch_model.safetensors"
     state = load_file(path)
@@ -115,11 +140,22 @@ def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
         load_autoencoder(str(tmp_path))
 
 
-def test_a_truncated_file(tmp_path: Path) -> None:
-    tiny_kl().save_pretrained(tmp_path)
-    path = tmp_path / "diffusion_pytorch_model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "cannot be read"),
+        (lambda path: path.write_bytes(b"not weights at all"), "cannot be read"),
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.unlink(), "does not exist"),
+    ],
+)
+@pytest.mark.parametrize("size", ["5GB", "15KB"])
+def test_a_damaged_file_is_named(size: str, damage: Callable[[Path], Any], message: str, tmp_path: Path) -> None:
+    tiny_dc().save_pretrained(tmp_path, max_shard_size=size)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert (len(files) > 1) == (size == "15KB")
+    damage(files[-1])
+    with pytest.raises(CheckpointError, match=rf"{re.escape(str(files[-1]))} {message}"):
         load_autoencoder(str(tmp_path))
 
 
@@ -127,11 +163,11 @@ def test_a_truncated_file(tmp_path: Path) -> None:
     ("config", "message"),
     [
         (None, "not an autoencoder's folder"),
-        ("{}", "holds a 'None'"),
-        ("[1]", r"holds a '\[1\]'"),
+        ("{}", "config.json describes a 'None'"),
+        ("[1]", r"describes a '\[1\]'"),
         ("{", "not valid JSON"),
         ('{"_class_name": "AutoencoderKl"}', "did you mean 'AutoencoderKL'"),
-        ('{"_class_name": "PatchPCA"}', "cannot be loaded"),
+        ('{"_class_name": "PatchPCA"}', r"model\.safetensors does not exist"),
     ],
 )
 def test_folders_that_are_no_autoencoder(config: str | None, message: str, tmp_path: Path) -> None:

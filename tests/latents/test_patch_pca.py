@@ -88,6 +88,16 @@ def test_saving_and_loading(fitted: PatchPCA, tmp_path) -> None:
     assert not PatchPCA.fit(tensors(first=9)).identity.same_as(fitted.identity)
 
 
+def test_rounded_to_16_bits_it_is_another_and_stays_it(fitted: PatchPCA, tmp_path) -> None:
+    written = fitted.save(tmp_path / "half", dtype=torch.float16, max_shard_size="10KB")
+    half = load_autoencoder(str(tmp_path / "half"))
+    assert half.identity.same_as(written)
+    assert not half.identity.same_as(fitted.identity)
+    assert isinstance(half, PatchPCA)
+    assert torch.equal(half.basis, fitted.basis.half().float())
+    assert half.save(tmp_path / "again", dtype=torch.float16).same_as(half.identity)
+
+
 def test_large_images_are_sampled_and_equal_fits_stay_equal() -> None:
     large = torch.from_numpy(np.array(picture(Size(640, 640), 0))).permute(2, 0, 1).float() / 127.5 - 1
     assert torch.equal(PatchPCA.fit([large]).basis, PatchPCA.fit([large]).basis)

@@ -2,13 +2,16 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from anyres.errors import CheckpointError, DataError
 from anyres.sample.pipeline import Pipeline
 from anyres.sample.request import SamplingSettings, make_requests
+from tests.made import dc_pipeline
 from tests.sample.helpers import small_autoencoder, small_pipeline
 
 
@@ -33,6 +36,62 @@ def test_a_pipeline_comes_back_from_its_folder_and_from_its_runs(tmp_path, solve
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_pipeline_in_16_bits_computes_in_float32(tmp_path, dtype):
+    pipe = dc_pipeline()
+    pipe.save_pretrained(tmp_path, dtype=dtype, max_shard_size="30KB")
+    files = [*tmp_path.glob("model-*.safetensors"), *tmp_path.glob("autoencoder/*-*.safetensors")]
+    assert {file.parent.name for file in files} == {tmp_path.name, "autoencoder"}
+    assert {tensor.dtype for file in files for tensor in load_file(file).values()} == {dtype}
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*.safetensors")) == sum(f.stat().st_size for f in files)
+
+    again = load(tmp_path)
+    for ours, theirs in ((again.model, pipe.model), (again.autoencoder.network, pipe.autoencoder.network)):
+        stored = {name: value.to(dtype).float() for name, value in theirs.state_dict().items()}
+        assert {value.dtype for value in ours.state_dict().values()} == {torch.float32}
+        assert all(torch.equal(value, stored[name]) for name, value in ours.state_dict().items())
+    rounded = dc_pipeline()
+    rounded.model.to(dtype).float()
+    rounded.autoencoder.network.to(dtype).float()
+    request = {"labels": "planet", "sizes": "32x16", "seeds": 3}
+    assert again(**request)[0].tobytes() == rounded(**request)[0].tobytes()
+
+
+def test_rounding_changes_which_autoencoder_it_is_and_rounding_again_does_not(tmp_path):
+    pipe = dc_pipeline()
+    pipe.save_pretrained(tmp_path / "whole")
+    pipe.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    load(tmp_path / "half").save_pretrained(tmp_path / "again", dtype=torch.float16)
+    whole, half, again = (load(tmp_path / name).autoencoder.identity for name in ("whole", "half", "again"))
+    assert whole.same_as(pipe.autoencoder.identity)
+    assert not half.same_as(whole)
+    assert again.same_as(half)
+
+
+def test_a_pipeline_tells_nobody_where_its_parts_were(tmp_path):
+    pipe = dc_pipeline()
+    assert pipe.autoencoder.identity.name.startswith("/")
+    pipe.save_pretrained(tmp_path / "one")
+    load(tmp_path / "one").save_pretrained(tmp_path / "two")
+    for path in tmp_path.rglob("*.json"):
+        assert pipe.autoencoder.identity.name not in path.read_text()
+        assert str(tmp_path) not in path.read_text()
+
+
+def test_a_smaller_pipeline_leaves_no_shard_of_a_larger_one(tmp_path):
+    dc_pipeline().save_pretrained(tmp_path, max_shard_size="20KB")
+    before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors")}
+    dc_pipeline().save_pretrained(tmp_path, max_shard_size="100KB", dtype=torch.float16)
+    after = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors")}
+    named = {
+        index.parent.relative_to(tmp_path) / name
+        for index in tmp_path.rglob("*.index.json")
+        for name in json.loads(index.read_text())["weight_map"].values()
+    }
+    assert after == named | {Path("autoencoder/diffusion_pytorch_model.safetensors")}
+    assert 2 < len(after) < len(before)
+
+
 def test_folders_that_hold_something_else_are_not_replaced(tmp_path):
     (tmp_path / "diary.txt").write_text("dear")
     with pytest.raises(DataError, match="holds no pipeline"):
@@ -44,11 +103,13 @@ def test_files_beside_a_pipelines_own_survive_saving_again(tmp_path):
     folder = tmp_path / "model"
     small_pipeline().save_pretrained(folder)
     (folder / "README.md").write_text("mine")
+    (folder / "model_ema.safetensors").write_bytes(b"mine")
     (folder / "figures").mkdir()
     (folder / "figures" / "one.png").write_bytes(b"x")
     other = small_pipeline(seed=3, depth=1)
     other.save_pretrained(folder)
     assert (folder / "README.md").read_text() == "mine"
+    assert (folder / "model_ema.safetensors").read_bytes() == b"mine"
     assert (folder / "figures" / "one.png").read_bytes() == b"x"
     assert load(folder).model.config == other.model.config
 
@@ -66,7 +127,7 @@ def test_a_failed_save_leaves_the_old_pipeline(tmp_path, monkeypatch):
     small_pipeline().save_pretrained(folder)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, os.strerror(28))
 
     broken = small_pipeline(depth=1)

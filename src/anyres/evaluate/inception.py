@@ -15,8 +15,8 @@ from torch import nn
 
 from ..errors import CheckpointError, DataError, first_line
 from ..files import make_folder
-from ..model.weights import read_safetensors
 from ..shapes import Float, Tensor
+from ..weightfiles import read_safetensors
 from .features import SPATIAL_CHANNELS, Features, identity_of, require_sides, require_uint8
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"

@@ -1,14 +1,19 @@
 """Autoencoders: images ↔ latents, behind one small protocol."""
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from ..config import require
+from ..files import write_json
 from ..shapes import Float, Tensor
+from ..weightfiles import rounded, write_weights
+
+DIFFUSERS_STEM = "diffusion_pytorch_model"  # of the files of weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +101,19 @@ class Autoencoder(Protocol):
         """(batch, channels, height, width) in cells → (batch, 3, height, width) in px."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and safetensors."""
+    def save(
+        self, folder: Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None
+    ) -> AutoencoderIdentity:
+        """Write `config.json` and safetensors.
+
+        Args:
+            folder: made if missing.
+            dtype: round the weights to it, such as torch.float16; by default they stay as they are.
+            max_shard_size: of a file, in bytes or such as "15MB".
+
+        Returns:
+            Which autoencoder the folder holds: another, where rounding has changed a weight.
+        """
         ...
 
     def to(self, device: torch.device) -> "Autoencoder":
@@ -142,9 +158,16 @@ class DiffusersAutoencoder:
         """Latents, unscaled → images."""
         return self.network.decode(latents.to(self.network.dtype)).sample.float()
 
-    def save(self, folder: Path) -> None:
-        """Write diffusers' own layout, safetensors only."""
-        self.network.save_pretrained(folder, safe_serialization=True)
+    def save(
+        self, folder: Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None
+    ) -> AutoencoderIdentity:
+        """Write diffusers' own layout, safetensors only; see `Autoencoder.save`."""
+        state = rounded(self.network.state_dict(), dtype)
+        write_weights(state, folder, DIFFUSERS_STEM, max_shard_size=max_shard_size)
+        config = json.loads(self.network.to_json_string())
+        config.pop("_name_or_path", None)  # where it was loaded from means nothing to others
+        write_json(folder / "config.json", config)
+        return replace(self.identity, fingerprint=fingerprint(state))
 
     def to(self, device: torch.device) -> "DiffusersAutoencoder":
         """Move the network."""

@@ -1,7 +1,9 @@
 """From a name or folder to an autoencoder."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,8 +11,9 @@ from .. import hub
 from ..config import suggestion
 from ..errors import CheckpointError, DataError, first_line
 from ..files import read_json
-from .autoencoder import Autoencoder, DcAutoencoder, DiffusersAutoencoder, KlAutoencoder
-from .patch_pca import WEIGHTS, PatchPCA
+from ..weightfiles import check_weights, read_weights
+from .autoencoder import DIFFUSERS_STEM, Autoencoder, DcAutoencoder, DiffusersAutoencoder, KlAutoencoder
+from .patch_pca import STEM, PatchPCA
 
 
 def load_autoencoder(name: str, *, revision: str | None = None) -> Autoencoder:
@@ -30,7 +33,7 @@ def load_autoencoder(name: str, *, revision: str | None = None) -> Autoencoder:
     name, revision = (str(folder.resolve()), None) if Path(name).exists() else (name, _commit(folder))
     if kind not in _LOADERS:
         raise CheckpointError(
-            f"{folder} holds a {kind!r}",
+            f"{folder / 'config.json'} describes a {kind!r}",
             wanted=f"one of {', '.join(_LOADERS)}",
             fix=suggestion(kind, _LOADERS) or "pass the folder of an autoencoder (in a pipeline: its vae/)",
         )
@@ -64,17 +67,14 @@ def _commit(folder: Path) -> str | None:
 
 
 def _patch_pca(folder: Path, _name: str, _revision: str | None) -> PatchPCA:
-    from safetensors.torch import load_file
-
-    state = load_file(folder / WEIGHTS)
-    return PatchPCA(state["basis"], state["mean"], state["spread"])
+    state = read_weights(folder, STEM)
+    return PatchPCA(*(state[name].float() for name in ("basis", "mean", "spread")))
 
 
 def _diffusers(class_name: str, wrapper: type[DiffusersAutoencoder]) -> Callable[[Path, str, str | None], Autoencoder]:
     def load(folder: Path, name: str, revision: str | None) -> DiffusersAutoencoder:
-        import diffusers
-
-        network, found = getattr(diffusers, class_name).from_pretrained(
+        check_weights(folder, DIFFUSERS_STEM)  # diffusers would not say which file is damaged
+        network, found = _class_of_diffusers(class_name).from_pretrained(
             folder, use_safetensors=True, torch_dtype=torch.float32, low_cpu_mem_usage=False, output_loading_info=True
         )
         # diffusers would leave missing weights at random values, with a warning
@@ -85,6 +85,19 @@ def _diffusers(class_name: str, wrapper: type[DiffusersAutoencoder]) -> Callable
         return wrapper(network, name=name, revision=revision)
 
     return load
+
+
+def _class_of_diffusers(name: str) -> Any:
+    """A class of diffusers; its import takes seconds, and a fifth more while garbage is collected."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        import diffusers
+
+        return getattr(diffusers, name)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 _LOADERS: dict[str, Callable[[Path, str, str | None], Autoencoder]] = {

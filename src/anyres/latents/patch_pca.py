@@ -6,20 +6,21 @@ so tutorials and tests can run anywhere, and it is the baseline that a learned a
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
 
 from .. import noise
 from ..errors import ConfigError, DataError
-from ..files import make_folder, replacing, write_json
+from ..files import write_json
 from ..shapes import Float, Tensor
+from ..weightfiles import rounded, write_weights
 from .autoencoder import AutoencoderIdentity, LatentScaling, fingerprint
 
-WEIGHTS = "model.safetensors"
+STEM = "model"  # of the files of weights
 PATCH, CHANNELS = 8, 32  # px a cell, directions kept
 FIT_PATCHES = 4096  # patches of an image that the fit sees, at most
 
@@ -116,15 +117,17 @@ class PatchPCA:
         patches = rearrange(latents, "b c h w -> b h w c") @ self.basis + self.mean
         return rearrange(patches, "b h w (c p q) -> b c (h p) (w q)", c=3, p=self.patch, q=self.patch)
 
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        make_folder(folder)
-        with replacing(folder / WEIGHTS) as staging:
-            save_file({name: value.cpu().contiguous() for name, value in self._state().items()}, staging)
+    def save(
+        self, folder: Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None
+    ) -> AutoencoderIdentity:
+        """Write `config.json` and `model.safetensors`; see `Autoencoder.save`."""
+        state = rounded(self._state(), dtype)
+        write_weights(state, folder, STEM, max_shard_size=max_shard_size)
         write_json(
             folder / "config.json",
             {"_class_name": "PatchPCA", "patch": self.patch, "channels": self.identity.channels},
         )
+        return replace(self.identity, fingerprint=fingerprint(state))
 
     def to(self, device: torch.device) -> "PatchPCA":
         """Move the map."""

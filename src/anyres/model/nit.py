@@ -148,17 +148,22 @@ class NiT(nn.Module):
         bare.load_state_dict(kept, assign=True)
         return bare.train(self.training)
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write `config.json` and `model.safetensors` (sharded with an index when large), without the projector.
+    def save_pretrained(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None
+    ) -> None:
+        """Write `config.json` and `model.safetensors` (or shards with an index), without the projector.
 
         Args:
             folder: where to; created if missing. Each file appears whole or not at all.
             dtype: convert the weights, such as torch.bfloat16; by default they stay as they are.
+            max_shard_size: of a file, in bytes or such as "15MB"; by default huggingface_hub's 5 GB.
 
         Raises:
+            ConfigError: the dtype or the size is not one.
             DataError: the folder cannot be written to.
+            NonFiniteError: the dtype cannot hold a weight.
         """
-        weights.save(self.without_projection(), Path(folder), dtype=dtype)
+        weights.save(self.without_projection(), Path(folder), dtype=dtype, max_shard_size=max_shard_size)
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None, attention: str = "auto") -> "NiT":

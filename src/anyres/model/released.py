@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from ..shapes import Tensor
+from ..weightfiles import read_safetensors
 from .config import NiTConfig, ProjectionConfig
-from .weights import read_safetensors
 
 # released name → ours, by prefix
 _NAMES = (

@@ -9,31 +9,23 @@ import torch
 
 from ..config import from_dict, to_dict
 from ..errors import CheckpointError, ConfigError, DataError
-from ..files import make_folder, read_json, write_json, writing
+from ..files import read_json, write_json
 from ..shapes import Tensor
+from ..weightfiles import read_weights, rounded, write_weights
 from .config import NiTConfig
 
 FORMAT_VERSION = 1
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+STEM = "model"  # of the files of weights
 CONFIG = "config.json"
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 
 
-def save(model: Any, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+def save(
+    model: Any, folder: Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None
+) -> None:
     """Write a model's weights and configuration into a folder, each file whole or not at all."""
-    from huggingface_hub import save_torch_state_dict
-
-    make_folder(folder)
-    state = {name: value.to(dtype=dtype or value.dtype, device="cpu") for name, value in model.state_dict().items()}
-    with writing(folder), tempfile.TemporaryDirectory(dir=folder, prefix=".", suffix=".tmp") as staging:
-        save_torch_state_dict(state, staging, metadata={"format": "pt"})
-        fresh = sorted(Path(staging).iterdir(), key=lambda file: file.name == INDEX)  # the index after its shards
-        for file in fresh:
-            file.replace(folder / file.name)
-        for stale in set(folder.glob("model*.safetensors*")) - {folder / file.name for file in fresh}:
-            stale.unlink()
+    write_weights(rounded(model.state_dict(), dtype), folder, STEM, max_shard_size=max_shard_size)
     write_json(folder / CONFIG, {"_class_name": "NiT", "format_version": FORMAT_VERSION, **to_dict(model.config)})
 
 
@@ -42,7 +34,8 @@ def load(kind: type[Model], name: str, *, revision: str | None, attention: str) 
     from .. import hub
 
     folder = hub.resolve(name, revision=revision)
-    return build(kind, read_config(folder), read_state(folder), source=str(folder), attention=attention)
+    with hub.mended_by_installing(folder):
+        return build(kind, read_config(folder), read_weights(folder, STEM), source=str(folder), attention=attention)
 
 
 def push(model: Any, repo_id: str, *, private: bool) -> None:
@@ -83,47 +76,6 @@ def read_config(folder: Path) -> NiTConfig:
         return from_dict(NiTConfig, data, where=str(path))
     except (ConfigError, DataError) as error:
         raise CheckpointError(error.got, wanted=error.wanted, fix=error.fix) from error
-
-
-def read_state(folder: Path) -> dict[str, Tensor]:
-    """The tensors in a model's folder, in one file or in shards with an index.
-
-    Raises:
-        CheckpointError: a file is missing or damaged.
-    """
-    if (folder / INDEX).is_file():
-        try:
-            index = read_json(folder / INDEX)
-        except DataError as error:
-            raise CheckpointError(error.got, wanted=error.wanted, fix=error.fix) from error
-        state: dict[str, Tensor] = {}
-        for shard in sorted(set(index["weight_map"].values())):
-            state |= read_safetensors(folder / shard)
-        return state
-    return read_safetensors(folder / WEIGHTS)
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} does not exist", wanted="a safetensors file there", fix="check the path, or fetch it again"
-        )
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read: {error}",
-            wanted="a whole safetensors file",
-            fix="fetch or copy it again; a truncated copy is the usual cause",
-        ) from error
 
 
 def build(kind: type[Model], config: NiTConfig, state: Mapping[str, Tensor], *, source: str, attention: str) -> Model:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import ConfigError
+from ..files import check_writable
 from ..model.nit import NiT
 from ..progress import progress
 from .options import SampleOptions
@@ -24,6 +25,7 @@ def run(options: SampleOptions) -> SavedImages:
     settings = pipe.defaults.changed(**options.given())
     requests = _requests(pipe, options)
     weaker = _weaker(pipe, options)
+    check_writable(options.out)
     packs = pipe.packs(requests, options.budget)
     with progress("sample", len(packs) * settings.steps, "step") as bar:
 

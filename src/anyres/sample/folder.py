@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +17,12 @@ from ..flow.path import PathName
 from ..latents.autoencoder import AutoencoderIdentity, LatentScaling
 from ..latents.loading import load_autoencoder
 from ..model.nit import NiT
+from ..model.weights import CONFIG, STEM
+from ..weightfiles import patterns
 from .request import LabelTable, SamplingSettings
 
 PIPELINE, LABELS, AUTOENCODER = "pipeline.json", "labels.json", "autoencoder"
-OUR_FILES = (PIPELINE, LABELS, AUTOENCODER, "config.json", "model*.safetensors", "model.safetensors.index.json")
+OUR_FILES = (PIPELINE, LABELS, AUTOENCODER, CONFIG, *patterns(STEM))
 FORMAT_VERSION = 1
 
 P = TypeVar("P")
@@ -49,7 +51,7 @@ class PipelineFile:
     format_version: int = FORMAT_VERSION
 
 
-def save(pipe: Any, folder: Path) -> None:
+def save(pipe: Any, folder: Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None) -> None:
     """Write a pipeline's folder, whole or not at all; files that are not a pipeline's are kept.
 
     Raises:
@@ -60,15 +62,17 @@ def save(pipe: Any, folder: Path) -> None:
     make_folder(folder.parent)
     with replacing(folder) as staging:
         staging.mkdir()
-        pipe.model.save_pretrained(staging)
-        pipe.autoencoder.save(staging / AUTOENCODER)
+        pipe.model.save_pretrained(staging, dtype=dtype, max_shard_size=max_shard_size)
+        autoencoder = pipe.autoencoder.save(staging / AUTOENCODER, dtype=dtype, max_shard_size=max_shard_size)
+        if Path(autoencoder.name).is_absolute():  # where it was loaded from means nothing to others
+            autoencoder = replace(autoencoder, name=AUTOENCODER)
         write_json(staging / LABELS, list(pipe.labels.names))
         description = PipelineFile(
             name=pipe.name,
             path=pipe.path,
             trained_side=pipe.trained_side,
             scaling=pipe.scaling,
-            autoencoder=pipe.autoencoder.identity,
+            autoencoder=autoencoder,
             defaults=pipe.defaults,
         )
         write_json(staging / PIPELINE, to_dict(description))
@@ -104,7 +108,12 @@ def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: 
     """Read a pipeline's folder; see `Pipeline.from_pretrained`."""
     place = pick_device(device)
     network_dtype = _dtype(dtype, place)
-    folder = _model_folder(hub.resolve(name, revision=revision))
+    folder = hub.resolve(name, revision=revision)
+    with hub.mended_by_installing(folder):
+        return _load(kind, _model_folder(folder), place, network_dtype, attention)
+
+
+def _load(kind: type[P], folder: Path, device: torch.device, dtype: torch.dtype, attention: str) -> P:
     description, labels = _read_description(folder)
     if not (folder / AUTOENCODER).is_dir():  # a path that does not exist would be looked up as a name
         raise CheckpointError(
@@ -124,8 +133,8 @@ def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: 
     make: Any = kind
     try:
         return make(
-            model.to(place, network_dtype),
-            autoencoder.to(place),
+            model.to(device, dtype),
+            autoencoder.to(device),
             LabelTable(labels),
             description.scaling,
             path=description.path,
@@ -147,6 +156,12 @@ def _model_folder(folder: Path) -> Path:
         return folder
     if (folder / "model" / PIPELINE).is_file():
         return folder / "model"
+    if str(folder) in hub.built_in():
+        raise CheckpointError(
+            f"{folder} in this folder holds no pipeline, and hides the model {folder} in the box",
+            wanted="a pipeline's folder, or no path of that name",
+            fix="rename it, or run in another folder",
+        )
     unfinished = (folder / "checkpoints").is_dir() or (folder / "metrics.jsonl").is_file()
     raise CheckpointError(
         f"{folder} holds no pipeline: it has no {PIPELINE}"

@@ -110,15 +110,25 @@ class Pipeline:
 
         return load(cls, str(name), revision=revision, device=device, dtype=dtype, attention=attention)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None
+    ) -> None:
         """Write the pipeline's folder; it appears whole, replacing one that is there.
 
+        Args:
+            folder: where to.
+            dtype: of the stored weights, the network's and the autoencoder's, such as torch.float16; by default they
+                stay as they are. It is not what they compute in: `from_pretrained` decides that.
+            max_shard_size: of a file of weights, in bytes or such as "15MB"; by default huggingface_hub's 5 GB.
+
         Raises:
+            ConfigError: the dtype or the size is not one.
             DataError: the folder cannot be written.
+            NonFiniteError: the dtype cannot hold a weight.
         """
         from .folder import save
 
-        save(self, Path(folder))
+        save(self, Path(folder), dtype=dtype, max_shard_size=max_shard_size)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> None:
         """Upload what `save_pretrained` writes to a hub repository, made if missing."""
