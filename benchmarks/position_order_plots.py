@@ -114,7 +114,7 @@ def draw_losses(axes: Any, rows: list[dict[str, Any]]) -> None:
         values = [row[order] for row in rows if row["shape"] != "not square"]
         axes.bar(np.arange(len(names)) + shift, values, 0.34, color=COLOURS[order], label=NAMES[order])
     axes.set_xticks(range(len(names)), names)
-    axes.set(title="held-out loss, mean over seeds", ylabel="mean (v̂ − v)²")
+    axes.set(title="held-out loss, mean over seeds", ylabel="mean (v̂ − v)²", ylim=(0, 0.85))
     axes.legend(fontsize=8)
 
 
@@ -135,7 +135,7 @@ def draw_ratios(axes: Any, found: dict[str, Any]) -> None:
     axes.plot(0, 100 * np.median(excess[shape == 0]), "D", color="tab:blue", label="median, square")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks([-1, 0, 1], ["1:2", "1:1", "2:1"])
-    axes.set(title="excess of the released order", xlabel="width : height", ylabel="% of the loss")
+    axes.set(title="excess of the released order", xlabel="width : height", ylabel="% of the loss", ylim=(-5, 60))
     axes.legend(fontsize=8)
 
 
@@ -143,15 +143,16 @@ def draw_kid(axes: Any, found: dict[str, Any]) -> None:
     """KID of every run at every size, with its interval; those of a seed are joined."""
     of_order = arms(found)
     for place, size in enumerate(found["sizes"]):
-        for pair in zip(of_order[RIGHT], of_order[RELEASED], strict=True):
+        beside = np.linspace(-0.05, 0.05, len(of_order[RIGHT]))  # a seed's points in the same place of their group
+        for pair, jitter in zip(zip(*of_order.values(), strict=True), beside, strict=True):
             values = [kid(found["runs"][column], size) for column in pair]
-            axes.plot([place - 0.15, place + 0.15], values, color="lightgrey", zorder=0)
-        for shift, order in ((-0.15, RIGHT), (0.15, RELEASED)):
+            axes.plot([place - 0.2 + jitter, place + 0.2 + jitter], values, color="lightgrey", zorder=0)
+        for shift, order in ((-0.2, RIGHT), (0.2, RELEASED)):
             intervals = [found["runs"][column]["kid"][size]["made"] for column in of_order[order]]
             values = np.array([each["value"] for each in intervals])
             ends = np.array([[each["low"], each["high"]] for each in intervals]).T
             axes.errorbar(
-                np.full(len(values), place + shift) + np.linspace(-0.04, 0.04, len(values)),
+                place + shift + beside,
                 values,
                 np.abs(ends - values),
                 fmt="o",
@@ -160,7 +161,7 @@ def draw_kid(axes: Any, found: dict[str, Any]) -> None:
                 label=NAMES[order] if place == 0 else None,
             )
     axes.set_xticks(range(len(found["sizes"])), found["sizes"])
-    axes.set(title=f"KID of {found['count']} samples, by seed", ylim=(0, None))
+    axes.set(title=f"KID of {found['count']} samples, by seed", ylim=(0, 0.15))
     axes.legend(fontsize=8)
 
 
