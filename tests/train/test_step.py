@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from anyres.errors import BackendError
 from anyres.grid import Grid
 from anyres.packing.pack import Pack, PackLayout, PackShape
 from anyres.packing.plan import PackingConfig
+from anyres.train.compiling import compiles
 from anyres.train.config import OptimizerConfig, TrainConfig
 from anyres.train.state import TrainState
 from anyres.train.step import DrawnPack, backward, draw, update
@@ -141,3 +143,11 @@ def test_the_loss_falls_on_one_pack() -> None:
         update(state, loss, config)
         losses.append(float(loss.total))
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_cpu_does_not_compile_and_says_so_where_it_is_asked_to() -> None:
+    assert not compiles(CONFIG, CPU)
+    assert not compiles(replace(CONFIG, compile="off"), CPU)
+    with pytest.raises(BackendError, match="this run is on cpu") as refused:
+        compiles(replace(CONFIG, compile="on"), CPU)
+    assert "--compile" in refused.value.fix
