@@ -7,6 +7,7 @@ import torch
 from einops import rearrange
 from PIL import Image
 
+from anyres.errors import DataError
 from anyres.latents.format import fraction
 from anyres.prepare.images import decode, find_images
 from anyres.shapes import Float, Tensor
@@ -24,12 +25,18 @@ def split(folder: Path, share: float) -> Split:
     """Divide a folder's images as `anyres train --held-out.share` does: by their content alone.
 
     Raises:
-        DataError: there is no such folder, or it holds no image.
+        DataError: there is no such folder, it holds no image, or none is left on one side.
     """
     training, held_out = [], []
     for file in find_images(folder).files:
         image = decode(folder / file.source)
         (held_out if fraction(image.content_hash) < share else training).append(image.pixels)
+    if not training or not held_out:
+        raise DataError(
+            f"of the images in {folder} {len(training)} are to train on, and {len(held_out)} are held out",
+            wanted="at least one each",
+            fix="use more images, or another --held-out",
+        )
     return Split(training=tuple(training), held_out=tuple(held_out))
 
 
