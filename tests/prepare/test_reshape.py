@@ -80,6 +80,12 @@ def test_an_image_without_a_plain_border_has_no_canvas():
     assert reshape.plain_ground(cut_out(60, 40, (9, 8, 7))) == (9, 8, 7)
 
 
+def test_a_line_has_no_canvas_that_fills_the_memory():
+    line = Image.new("RGB", (1, 16_000), "white")
+    assert all(reshape.canvas(line, reshape.choices("a line", number)) is None for number in range(3))
+    assert reshape.canvas(line.crop((0, 0, 1, 400)), reshape.choices("a line", 1)) is not None
+
+
 def test_a_ground_that_compression_spoiled_is_still_plain():
     pixels = np.asarray(cut_out(60, 40, (240, 240, 240))).astype(int)
     noisy = pixels + np.random.default_rng(0).integers(-3, 4, pixels.shape)

@@ -143,7 +143,7 @@ class LatentDataset:
 
     @property
     def reshaped(self) -> np.ndarray:
-        """True for the rows of crops and canvases."""
+        """True for the rows of further versions: crops, canvases, reductions."""
         return np.array([variant.startswith("reshaped") for variant in self.variants], dtype=bool)
 
     @property

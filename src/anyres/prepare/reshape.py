@@ -31,15 +31,21 @@ def crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def canvas(image: Image.Image, rng: np.random.Generator) -> Image.Image | None:
-    """The whole image, in the middle of a wider or taller ground of its border's colour; None if that is not plain."""
+    """The whole image, about the middle of a wider or taller ground of its border's colour.
+
+    None if the border is not plain, or the canvas, as of a line, would be larger than an image that is safe to decode.
+    """
     ground = plain_ground(image)
     if ground is None:
         return None
     own, shape, margin = image.width / image.height, _shape(rng), float(rng.uniform(1, MARGIN))
     width = round(margin * (image.width if shape < own else image.height * shape))
     height = round(margin * (image.height if shape > own else image.width / shape))
-    made = Image.new("RGB", (max(width, image.width), max(height, image.height)), ground)
-    made.paste(image, (_place(made.width - image.width, rng), _place(made.height - image.height, rng)))
+    width, height = max(width, image.width), max(height, image.height)
+    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
+        return None
+    made = Image.new("RGB", (width, height), ground)
+    made.paste(image, (_place(width - image.width, rng), _place(height - image.height, rng)))
     return made
 
 

@@ -107,20 +107,23 @@ def _versions(
         rng = reshape.choices(image.content_hash, number)
         changed = change(image.pixels, rng)
         if changed is not None:
-            size = native_size(
-                Size(changed.height, changed.width), multiple, reshape.version_side(options.max_side, rng)
-            )
-            yield f"reshaped-{number}", resize(changed, size)
+            side = reshape.version_side(options.max_side, rng)
+            yield f"reshaped-{number}", _at_own_shape(options, changed, multiple, side)
 
 
 def _resized(options: PrepareOptions, image: DecodedImage, variant: Variant, multiple: int) -> Image.Image | None:
     if variant == "native":
-        size = native_size(image.size, multiple, options.max_side)
-        # a side of at least one cell makes a line of 1 × 89 million px larger than the disk holds
-        if size.area > 2 * max(options.max_side, multiple) ** 2:
-            raise RejectedImageError(f"its shape is too extreme: {image.size} px would be encoded at {size}")
-        return resize(image.pixels, size)
+        return _at_own_shape(options, image.pixels, multiple, options.max_side)
     side = SQUARES[variant]
     if min(image.size.height, image.size.width) < side and not options.upscale:
         return None
     return centre_crop(image.pixels, side)
+
+
+def _at_own_shape(options: PrepareOptions, image: Image.Image, multiple: int, max_side: int) -> Image.Image:
+    own = Size(image.height, image.width)
+    size = native_size(own, multiple, max_side)
+    # a side of at least one cell makes a line of 1 × 89 million px larger than the disk holds
+    if size.area > 2 * max(options.max_side, multiple) ** 2:
+        raise RejectedImageError(f"its shape is too extreme: {own} px would be encoded at {size}")
+    return resize(image, size)
