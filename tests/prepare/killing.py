@@ -34,16 +34,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def kill(images: Path, out: Path, change: int) -> bool:
+def kill(images: Path, out: Path, change: int, **options) -> bool:
     """`run`, killed right before its n-th change of what is in `out`; False if it finished with fewer."""
-    process = SERVER.Process(target=_killed_run, args=(images, out, change))
+    process = SERVER.Process(target=_killed_run, args=(images, out, change, options))
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
 
 
-def _killed_run(images: Path, out: Path, change: int) -> None:
+def _killed_run(images: Path, out: Path, change: int, options: dict) -> None:
     left = change
 
     def watch(event: str, args: tuple) -> None:
@@ -56,4 +56,4 @@ def _killed_run(images: Path, out: Path, change: int) -> None:
 
     os.fsync = no_fsync
     sys.addaudithook(watch)
-    run(images, out)
+    run(images, out, **options)

@@ -1,5 +1,8 @@
 """Versions of images in other shapes and sizes: never squeezed, never enlarged, always the same, never measured."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,9 +16,9 @@ from anyres.prepare.encode import prepare
 from anyres.prepare.options import PrepareOptions
 from anyres.train.config import HeldOutConfig, TrainConfig
 from anyres.train.loop import loaders
-from tests.made import picture_folder
+from tests.made import patch_pca, picture_folder
 from tests.model.helpers import small_config
-from tests.prepare.killing import contents
+from tests.prepare.killing import contents, kill, no_fsync, run
 
 INK = (200, 30, 90)
 SIDES = st.integers(8, 120)
@@ -141,6 +144,40 @@ def test_the_same_images_give_the_same_versions(prepared, tmp_path):
     assert contents(prepare(options(images, tmp_path / "again")).folder) == contents(folder)
 
 
+def test_choices_do_not_follow_names_or_what_else_is_there(prepared, tmp_path):
+    images, folder = prepared
+    (tmp_path / "images" / "dog").mkdir(parents=True)
+    for number, path in enumerate(sorted((images / "dog").iterdir())[::-2]):
+        shutil.copy(path, tmp_path / "images" / "dog" / f"{number}.png")
+    own = str(folder / "autoencoder")  # these are too few to fit one to
+    alone = options(tmp_path / "images", tmp_path / "some", canvas=(), rescale=(), autoencoder=own)
+    some = versions(prepare(alone).folder)
+    assert len(some) == 6 * 3
+    assert some.items() <= versions(folder).items()
+
+
+def versions(folder):
+    """The size of each version, by its image's content and its name."""
+    data = LatentDataset.open(folder)
+    return dict(zip(zip(data.content_hashes, data.variants, strict=True), data.image_px.tolist(), strict=True))
+
+
+def test_killed_and_run_again_gives_the_undisturbed_dataset(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", no_fsync)
+    images = picture_folder(tmp_path / "images", each=2)
+    patch_pca().save(tmp_path / "autoencoder")
+    own = str(tmp_path / "autoencoder")  # these are too few to fit one to
+    given = {"crop": ("dog",), "rescale": ("cat",), "reshaped": 2, "images_per_shard": 2, "autoencoder": own}
+    run(images, tmp_path / "undisturbed", **given)
+    wanted = contents(tmp_path / "undisturbed")
+    instant = 1
+    while kill(images, out := tmp_path / f"{instant}", instant, **given):
+        run(images, out, **given)
+        assert contents(out) == wanted, f"killed before change {instant}"
+        instant += 3  # test_restart.py tries each; versions are more rows of the same files
+    assert instant > 20
+
+
 def test_versions_are_trained_on_and_never_measured(prepared):
     data = LatentDataset.open(prepared[1])
     held = data.held_out(0.4)
@@ -168,6 +205,8 @@ def test_versions_are_trained_on_and_never_measured(prepared):
         (("--crop", "dog", "--rescale", "dog"), "dog twice in --crop, --canvas and --rescale"),
         (("--canvas", "cat", "cat"), "cat twice"),
         (("--crop", "dog", "--reshaped", "0"), "reshaped = 0"),
+        (("--crop", "dog", "--reshaped", "-2"), "reshaped = -2"),
+        (("--reshaped", "2"), "reshaped = 2 and no label"),
     ],
 )
 def test_bad_input(arguments, told, prepared, tmp_path, refused):

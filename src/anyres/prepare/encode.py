@@ -135,7 +135,7 @@ def _settings(options: PrepareOptions) -> dict:
         "crop": sorted(options.crop),
         "canvas": sorted(options.canvas),
         "rescale": sorted(options.rescale),
-        "reshaped": options.reshaped,
+        "reshaped": options.versions,
         "max_side": options.max_side,
         "multiple_of_cells": options.multiple_of_cells,
         "upscale": options.upscale,

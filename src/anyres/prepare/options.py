@@ -9,6 +9,8 @@ import tyro
 
 from ..config import require
 
+VERSIONS = 6
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareOptions:
@@ -31,8 +33,8 @@ class PrepareOptions:
     """Labels of cut-outs: besides the image itself, it on wider and taller canvases of its plain border's colour."""
     rescale: tuple[str, ...] = ()
     """Labels of pictures that must stay whole, such as flags: besides the image itself, it in smaller sizes."""
-    reshaped: int = 6
-    """How many such versions of each image of those labels."""
+    reshaped: int | None = None
+    """How many such versions of each image of those labels; 6 by default."""
     max_side: int = 2048
     """px; a larger image is reduced to the area of the square of this side, keeping its shape."""
     multiple_of_cells: int = 1
@@ -51,9 +53,16 @@ class PrepareOptions:
     """auto, cpu, cuda, cuda:N or mps."""
 
     def __post_init__(self) -> None:
-        for name in ("reshaped", "max_side", "multiple_of_cells", "images_per_shard", "workers"):
+        for name in ("max_side", "multiple_of_cells", "images_per_shard", "workers"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
         require(self.batch_px is None or self.batch_px >= 1, f"batch_px = {self.batch_px}", "at least 1, or none")
+        require(self.reshaped is None or self.reshaped >= 1, f"reshaped = {self.reshaped}", "at least 1, or none")
+        require(
+            self.reshaped is None or bool(self.labels_reshaped),
+            f"reshaped = {self.reshaped} and no label to reshape",
+            "labels in --crop, --canvas or --rescale",
+            fix="name some, or leave --reshaped out",
+        )
         require(
             len(set(self.variants)) == len(self.variants) > 0, f"variants {self.variants}", "at least one, each once"
         )
@@ -66,3 +75,8 @@ class PrepareOptions:
     def labels_reshaped(self) -> tuple[str, ...]:
         """Labels whose images are made in further versions."""
         return (*self.crop, *self.canvas, *self.rescale)
+
+    @property
+    def versions(self) -> int:
+        """Further versions of each of those images."""
+        return VERSIONS if self.reshaped is None else self.reshaped

@@ -103,7 +103,7 @@ def _versions(
     change = next((way for labels, way in ways if file.label in labels), None)
     if change is None:
         return
-    for number in range(1, options.reshaped + 1):
+    for number in range(1, options.versions + 1):
         rng = reshape.choices(image.content_hash, number)
         changed = change(image.pixels, rng)
         if changed is not None:
