@@ -168,3 +168,19 @@ def test_a_pyramid_lets_a_gradient_through_and_ends_where_the_map_does(network: 
     levels[2].square().mean().backward()
     assert images.grad is not None
     assert images.grad.abs().sum() > 0
+
+
+def test_a_pyramid_holds_what_the_packages_own_blocks_give_in_the_order_asked_for(network: EfficientNetLite) -> None:
+    image = torch.stack(pixels(Size(NATIVE, NATIVE))).float()
+    own = {}  # by rows: the last block at a stride stays
+    hooks = [
+        block.register_forward_hook(lambda _block, _given, found: own.update({found.shape[2]: found}))
+        for block in network._network._blocks
+    ]
+    with torch.no_grad():
+        network._network.extract_features((image - 127) / 128)
+    for hook in hooks:
+        hook.remove()
+    strides = (8, 2, 4)
+    for stride, level in zip(strides, network.pyramid(image, strides), strict=True):
+        torch.testing.assert_close(level, own[-(-NATIVE // stride)], rtol=1e-4, atol=1e-4)
