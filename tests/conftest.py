@@ -4,6 +4,8 @@
 marked `float64`.
 """
 
+import importlib.util
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +15,15 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from tests.float64 import forbid_float64
+
+# without a GPU, Triton's kernels run in its interpreter, where Triton is installed at all
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+if importlib.util.find_spec("triton"):
+    # before the hook below: Triton reads its functions' source, and their arguments are no tensors
+    import anyres.model.kernels.gelu
+    import anyres.model.kernels.norms
+    import anyres.model.kernels.rotation  # noqa: F401
 
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int where a float is asked for is fine
 install_import_hook("anyres", "tests.conftest.check_types")

@@ -48,7 +48,7 @@ def pack_attention(model: NiT, grids: Sequence[Grid], labels: Sequence[int], t: 
 
     def keep(module: SelfAttention, inputs: tuple[Tensor, PackContext]) -> None:
         x, pack = inputs
-        q, k, _ = module.project(x, pack.rotary)
+        q, k, _ = module.project(x, pack)
         assert isinstance(pack.attention, DenseMask)  # noqa: S101 - the backend was chosen below
         kept.append(attention_weights(q, k, pack.attention).mean(0))
 

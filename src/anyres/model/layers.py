@@ -1,4 +1,4 @@
-"""The parts of the network: conditioner, adaptive layer norm, block, head, projector.
+"""The parts of the network: conditioner, modulation, block, head, projector.
 
 Shape letters: T tokens of the pack, I rows of per-image tensors, D width, H heads.
 """
@@ -13,17 +13,17 @@ from torch import nn
 from ..shapes import Float, Int, Tensor
 from .attention import AttentionPlan, attend
 from .config import NiTConfig, ProjectionConfig
-from .rope import RotaryTables, rotate
+from .elementwise import Elementwise
+from .rope import RotaryTables
 
 TIME_FREQUENCIES = 128
-NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class PackContext:
     """What every block needs of a pack besides its tokens; computed once a pack."""
 
-    image_index: Int[Tensor, "tokens"]
+    elementwise: Elementwise
     rotary: RotaryTables
     attention: AttentionPlan
 
@@ -62,7 +62,7 @@ def time_features(t: Float[Tensor, "images"]) -> Float[Tensor, "images features"
 class Modulation(nn.Module):
     """SiLU, then a linear map from a condition to `chunks` vectors of width D: AdaLN-Zero (arXiv 2212.09748).
 
-    Computed once an image; blocks gather the result to tokens.
+    Computed once an image, not once a token.
     """
 
     def __init__(self, hidden_size: int, chunks: int, rank: int | None) -> None:
@@ -82,36 +82,25 @@ class Modulation(nn.Module):
         nn.init.zeros_(self.up.bias)
 
 
-def modulated_norm(
-    x: Float[Tensor, "tokens width"], shift: Float[Tensor, "tokens width"], scale: Float[Tensor, "tokens width"]
-) -> Float[Tensor, "tokens width"]:
-    """LayerNorm without affine, then x·(1 + scale) + shift."""
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
-
-
 class SelfAttention(nn.Module):
     """Multi-head attention within each image, with axial rotary positions and optional QK-norm."""
 
     def __init__(self, config: NiTConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.heads = config.num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.q_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> Float[Tensor, "tokens width"]:
-        """Tokens → tokens."""
-        q, k, v = self.project(x, pack.rotary)
-        return self.out(attend(q, k, v, pack.attention).flatten(1))
+        """Tokens → attended tokens; `out` is applied where they are added to the residual stream."""
+        q, k, v = self.project(x, pack)
+        return attend(q, k, v, pack.attention).flatten(1)
 
-    def project(self, x: Float[Tensor, "tokens width"], rotary: RotaryTables) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, normalised and rotated, and values; each (tokens, heads, dim), of one dtype."""
-        q, k, v = self.qkv(x).unflatten(1, (3, self.heads, -1)).unbind(1)  # laid out (3, H, dim)
-        # autocast computes the norms in float32; attention wants one dtype
-        q, k = rotate(self.q_norm(q), rotary).to(v.dtype), rotate(self.k_norm(k), rotary).to(v.dtype)
-        return q, k, v
+        return pack.elementwise.heads(x, self.qkv, self.q_norm, self.k_norm, pack.rotary)
 
 
 class Mlp(nn.Module):
@@ -122,9 +111,9 @@ class Mlp(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
 
-    def forward(self, x: Float[Tensor, "tokens width"]) -> Float[Tensor, "tokens width"]:
-        """Tokens → tokens."""
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+    def forward(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> Float[Tensor, "tokens hidden"]:
+        """Tokens → hidden tokens; `down` is applied where they are added to the residual stream."""
+        return pack.elementwise.linear_gelu(x, self.up)
 
 
 class Block(nn.Module):
@@ -138,14 +127,14 @@ class Block(nn.Module):
         self.mlp = Mlp(width, round(config.mlp_ratio * width))
 
     def forward(
-        self, x: Float[Tensor, "tokens width"], condition: Float[Tensor, "images width"], pack: PackContext
+        self, x: Float[Tensor, "tokens width"], modulation: Float[Tensor, "images 6 width"], pack: PackContext
     ) -> Float[Tensor, "tokens width"]:
-        """Tokens and per-image conditions → tokens."""
-        # six vectors an image, gathered to its tokens: shift, scale, gate of attention, then of the MLP
-        per_token = self.modulation(condition).index_select(0, pack.image_index)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = per_token.unbind(1)
-        x = x + gate_a * self.attention(modulated_norm(x, shift_a, scale_a), pack)
-        return x + gate_m * self.mlp(modulated_norm(x, shift_m, scale_m))
+        """Tokens and the modulation of each image → tokens."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unbind(1)  # of attention, of the MLP
+        ops = pack.elementwise
+        x, h = ops.norm(x, shift_a, scale_a)
+        x, h = ops.residual_norm(x, self.attention(h, pack), self.attention.out, gate_a, shift_m, scale_m)
+        return ops.residual(x, self.mlp(h, pack), self.mlp.down, gate_m)
 
 
 class Head(nn.Module):
@@ -157,11 +146,12 @@ class Head(nn.Module):
         self.linear = nn.Linear(config.hidden_size, config.token_values)
 
     def forward(
-        self, x: Float[Tensor, "tokens width"], condition: Float[Tensor, "images width"], pack: PackContext
+        self, x: Float[Tensor, "tokens width"], modulation: Float[Tensor, "images 2 width"], pack: PackContext
     ) -> Float[Tensor, "tokens values"]:
-        """Tokens → velocities, (channels, patch, patch) flattened."""
-        shift, scale = self.modulation(condition).index_select(0, pack.image_index).unbind(1)
-        return self.linear(modulated_norm(x, shift, scale))
+        """Tokens and the modulation of each image → velocities, (channels, patch, patch) flattened."""
+        shift, scale = modulation.unbind(1)
+        _, h = pack.elementwise.norm(x, shift, scale)
+        return self.linear(h)
 
     def reset_parameters(self) -> None:
         """Zero, so that an untrained network predicts zero velocity."""

@@ -1,8 +1,9 @@
 """NiT: the native-resolution diffusion transformer (arXiv 2506.03131)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from ..shapes import Float, Int, Tensor
 from . import released, weights
 from .attention import plan_attention
 from .config import NiTConfig
+from .elementwise import elementwise_for
 from .layers import Block, Conditioner, Head, Modulation, PackContext, Projector
 from .rope import RotaryScaling, rotary_tables
 
@@ -36,12 +38,14 @@ class NiT(nn.Module):
     Args:
         config: the architecture.
         attention: the attention backend (see `anyres.model.attention`); "auto" picks by device and dtype.
+        kernels: what computes the rest (see `anyres.model.elementwise`): "eager", "triton", or "auto" by device.
     """
 
-    def __init__(self, config: NiTConfig, *, attention: str = "auto") -> None:
+    def __init__(self, config: NiTConfig, *, attention: str = "auto", kernels: str = "auto") -> None:
         super().__init__()
         self.config = config
         self.attention = attention
+        self.kernels = kernels
         self.patch_embedding = nn.Linear(config.token_values, config.hidden_size)
         self.conditioner = Conditioner(config.hidden_size, config.num_classes)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -97,11 +101,11 @@ class NiT(nn.Module):
         condition = self.conditioner(t, labels)
         x = self.patch_embedding(tokens)
         projected = None
-        for number, block in enumerate(self.blocks, start=1):
-            x = block(x, condition, pack)
+        for number, block in enumerate(cast(Iterable[Block], self.blocks), start=1):
+            x = block(x, block.modulation(condition), pack)
             if projection and number == self._projector_config().after_block:
                 projected = self.projector(x) if self.projector is not None else None
-        velocity = self.head(x, condition, pack)
+        velocity = self.head(x, self.head.modulation(condition), pack)
         return velocity if projected is None else Prediction(velocity, projected)
 
     def prepare(self, layout: PackLayout, scaling: RotaryScaling | None = None) -> PackContext:
@@ -112,7 +116,7 @@ class NiT(nn.Module):
             scaling: rotary extrapolation for grids larger than those of training.
         """
         return PackContext(
-            layout.image_index,
+            elementwise_for(layout, self.kernels),
             rotary_tables(layout, self.config.head_dim, self.config.position_order, scaling),
             plan_attention(layout, self.attention, self.compute_dtype),
         )
@@ -143,7 +147,7 @@ class NiT(nn.Module):
         if self.projector is None:
             return self
         with torch.device("meta"):
-            bare = NiT(replace(self.config, projection=None), attention=self.attention)
+            bare = NiT(replace(self.config, projection=None), attention=self.attention, kernels=self.kernels)
         kept = {name: value for name, value in self.state_dict().items() if not name.startswith("projector.")}
         bare.load_state_dict(kept, assign=True)
         return bare.train(self.training)

@@ -1,0 +1,78 @@
+"""Bias and GELU (tanh); in the backward the activation is computed anew instead of kept.
+
+gelu(u) = u·σ(2z) with z = √(2/π)·(u + 0.044715·u³), since tanh(z) = 2σ(2z) − 1.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS, COLS, WARPS = 64, 256, 4  # of a program: tokens, which it takes STEP at a time, and columns
+STEP = 8
+
+
+def forward(product: Tensor, bias: Tensor) -> Tensor:
+    """gelu(product + bias) of (tokens, width)."""
+    out = torch.empty_like(product)
+    tokens, width = product.shape
+    _forward[_grid(tokens, width)](product, bias, out, tokens, width, ROWS=ROWS, STEP=STEP, COLS=COLS, num_warps=WARPS)
+    return out
+
+
+def backward(d_out: Tensor, product: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the product and, in float32, of the bias."""
+    d_out = d_out.contiguous()
+    d_product = torch.empty_like(d_out)
+    tokens, width = product.shape
+    grid = _grid(tokens, width)
+    partial = torch.empty(grid[0], width, device=d_out.device, dtype=torch.float32)
+    _backward[grid](
+        d_out, product, bias, d_product, partial, tokens, width, ROWS=ROWS, STEP=STEP, COLS=COLS, num_warps=WARPS
+    )
+    return d_product, partial.sum(0)
+
+
+def _grid(tokens: int, width: int) -> tuple[int, int]:
+    return triton.cdiv(tokens, ROWS), triton.cdiv(width, COLS)
+
+
+@triton.jit
+def _gate(u):
+    """σ(2z)."""
+    return tl.sigmoid(1.5957691216057308 * (u + 0.044715 * u * u * u))
+
+
+@triton.jit
+def _forward(product, bias, out, tokens, width, ROWS: tl.constexpr, STEP: tl.constexpr, COLS: tl.constexpr):
+    cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    inside = cols < width
+    b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+    for step in range(0, ROWS, STEP):
+        rows = tl.program_id(0) * ROWS + step + tl.arange(0, STEP)
+        at = rows[:, None].to(tl.int64) * width + cols[None, :]
+        here = (rows < tokens)[:, None] & inside[None, :]
+        u = tl.load(product + at, mask=here, other=0.0).to(tl.float32) + b[None, :]
+        tl.store(out + at, (u * _gate(u)).to(out.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _backward(
+    d_out, product, bias, d_product, partial, tokens, width,
+    ROWS: tl.constexpr, STEP: tl.constexpr, COLS: tl.constexpr,
+):  # fmt: skip
+    cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
+    inside = cols < width
+    b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+    total = tl.zeros((COLS,), tl.float32)
+    for step in range(0, ROWS, STEP):
+        rows = tl.program_id(0) * ROWS + step + tl.arange(0, STEP)
+        at = rows[:, None].to(tl.int64) * width + cols[None, :]
+        here = (rows < tokens)[:, None] & inside[None, :]
+        u = tl.load(product + at, mask=here, other=0.0).to(tl.float32) + b[None, :]
+        gate = _gate(u)
+        slope = gate + u * gate * (1 - gate) * (1.5957691216057308 * (1 + 0.134145 * u * u))
+        d_u = slope * tl.load(d_out + at, mask=here, other=0.0).to(tl.float32)
+        total += tl.sum(d_u, axis=0)
+        tl.store(d_product + at, d_u.to(d_product.dtype.element_ty), mask=here)
+    tl.store(partial + tl.program_id(0).to(tl.int64) * width + cols, total, mask=inside)

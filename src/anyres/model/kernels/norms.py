@@ -1,0 +1,202 @@
+"""Gate, residual and modulated norm in one pass over the tokens, and in one backward.
+
+`forward` reads x (and f) once and writes x' (and h) once; `backward` reads four tensors and writes two. The norm's mean
+and spread are computed anew in the backward, from x', which is at hand.
+"""
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .pieces import Pieces, sums_by_image
+
+ROWS = 1  # tokens at once
+WARPS = 4
+
+
+class Branch(NamedTuple):
+    """What is added to the residual stream: gate·(f + bias).
+
+    Attributes:
+        f: (tokens, width), the linear map's product.
+        bias: (width,) of that map.
+        gate: (images, width).
+    """
+
+    f: Tensor
+    bias: Tensor
+    gate: Tensor
+
+
+class Affine(NamedTuple):
+    """What follows the norm: n·(1 + scale) + shift, each (images, width)."""
+
+    shift: Tensor
+    scale: Tensor
+
+
+def forward(
+    x: Tensor, branch: Branch | None, affine: Affine | None, pieces: Pieces, eps: float
+) -> tuple[Tensor, Tensor | None]:
+    """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without a branch."""
+    x = x.contiguous()
+    out = torch.empty_like(x) if branch else x
+    h = torch.empty_like(x) if affine else None
+    f, bias, gate = _contiguous(branch) if branch else (x, x, x)
+    shift, scale = affine or (x, x)
+    _forward[(len(pieces.bounds),)](
+        x, f, bias, gate, shift, scale, out, x if h is None else h, pieces.bounds,
+        x.shape[1], gate.stride(0), shift.stride(0), scale.stride(0), eps,
+        BRANCH=branch is not None, NORM=affine is not None,
+        ROWS=ROWS, BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=WARPS,
+    )  # fmt: skip
+    return out, h
+
+
+class Gradients(NamedTuple):
+    """Of a forward pass; None where it had no such input.
+
+    Attributes:
+        x: (tokens, width).
+        f: (tokens, width).
+        bias: (width,) float32.
+        gate: (images, width) float32.
+        shift: (images, width) float32.
+        scale: (images, width) float32.
+    """
+
+    x: Tensor
+    f: Tensor | None
+    bias: Tensor | None
+    gate: Tensor | None
+    shift: Tensor | None
+    scale: Tensor | None
+
+
+def backward(
+    d_out: Tensor,
+    d_h: Tensor | None,
+    out: Tensor,
+    branch: Branch | None,
+    affine: Affine | None,
+    pieces: Pieces,
+    eps: float,
+) -> Gradients:
+    """From the gradients of x' and h. `out` is x', which only the norm needs."""
+    d_out = d_out.contiguous()
+    width = d_out.shape[1]
+    d_x = torch.empty_like(d_out) if affine else d_out
+    d_f = torch.empty_like(d_out) if branch else None
+    f, bias, gate = _contiguous(branch) if branch else (d_out, d_out, d_out)
+    scale = affine.scale if affine else d_out
+    values = 2 * (branch is not None) + 2 * (affine is not None)
+    partial = torch.empty(len(pieces.bounds), values, width, device=d_out.device, dtype=torch.float32)
+    _backward[(len(pieces.bounds),)](
+        d_out, d_out if d_h is None else d_h.contiguous(), out, f, bias, gate, scale,
+        d_x, d_out if d_f is None else d_f, partial, pieces.bounds,
+        width, gate.stride(0), scale.stride(0), eps,
+        BRANCH=branch is not None, NORM=affine is not None,
+        ROWS=ROWS, BLOCK=triton.next_power_of_2(width), num_warps=WARPS,
+    )  # fmt: skip
+    sums = list(sums_by_image(partial, pieces).unbind(1))
+    d_shift, d_scale = (sums.pop(0), sums.pop(0)) if affine else (None, None)
+    if branch is None:
+        return Gradients(d_x, None, None, None, d_shift, d_scale)
+    d_gate, d_branch = sums
+    # f's gradient is gate·dx, so the bias's is the sum over images of gate·(sum of dx)
+    return Gradients(d_x, d_f, (branch.gate * d_branch).sum(0), d_gate, d_shift, d_scale)
+
+
+def _contiguous(branch: Branch) -> Branch:
+    return branch._replace(f=branch.f.contiguous())
+
+
+@triton.jit
+def _forward(
+    x, f, bias, gate, shift, scale, out, h, bounds,
+    width, gate_stride, shift_stride, scale_stride, eps,
+    BRANCH: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    piece = tl.program_id(0)
+    start, end = tl.load(bounds + 3 * piece), tl.load(bounds + 3 * piece + 1)
+    image = tl.load(bounds + 3 * piece + 2).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    inside = cols < width
+    if BRANCH:
+        g = tl.load(gate + image * gate_stride + cols, mask=inside, other=0.0).to(tl.float32)
+        b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+    if NORM:
+        add = tl.load(shift + image * shift_stride + cols, mask=inside, other=0.0).to(tl.float32)
+        times = 1 + tl.load(scale + image * scale_stride + cols, mask=inside, other=0.0).to(tl.float32)
+    for row in range(start, end, ROWS):
+        rows = row + tl.arange(0, ROWS)
+        at = rows[:, None].to(tl.int64) * width + cols[None, :]
+        here = (rows < end)[:, None] & inside[None, :]
+        value = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
+        if BRANCH:
+            value += g[None, :] * (tl.load(f + at, mask=here, other=0.0).to(tl.float32) + b[None, :])
+            stored = value.to(out.dtype.element_ty)
+            tl.store(out + at, stored, mask=here)
+            value = stored.to(tl.float32)  # the norm is of what the backward will read
+        if NORM:
+            centred = tl.where(here, value - (tl.sum(value, axis=1) / width)[:, None], 0.0)
+            inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + eps)
+            normed = centred * inverse[:, None] * times[None, :] + add[None, :]
+            tl.store(h + at, normed.to(h.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def _backward(
+    d_out, d_h, out, f, bias, gate, scale, d_x, d_f, partial, bounds,
+    width, gate_stride, scale_stride, eps,
+    BRANCH: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    piece = tl.program_id(0)
+    start, end = tl.load(bounds + 3 * piece), tl.load(bounds + 3 * piece + 1)
+    image = tl.load(bounds + 3 * piece + 2).to(tl.int64)
+    cols = tl.arange(0, BLOCK)
+    inside = cols < width
+    if BRANCH:
+        g = tl.load(gate + image * gate_stride + cols, mask=inside, other=0.0).to(tl.float32)
+        b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+        sum_gate = tl.zeros((BLOCK,), tl.float32)
+        sum_x = tl.zeros((BLOCK,), tl.float32)
+    if NORM:
+        times = 1 + tl.load(scale + image * scale_stride + cols, mask=inside, other=0.0).to(tl.float32)
+        sum_shift = tl.zeros((BLOCK,), tl.float32)
+        sum_scale = tl.zeros((BLOCK,), tl.float32)
+    for row in range(start, end, ROWS):
+        rows = row + tl.arange(0, ROWS)
+        at = rows[:, None].to(tl.int64) * width + cols[None, :]
+        here = (rows < end)[:, None] & inside[None, :]
+        d_value = tl.load(d_out + at, mask=here, other=0.0).to(tl.float32)
+        if NORM:
+            value = tl.load(out + at, mask=here, other=0.0).to(tl.float32)
+            d_normed = tl.load(d_h + at, mask=here, other=0.0).to(tl.float32)
+            centred = tl.where(here, value - (tl.sum(value, axis=1) / width)[:, None], 0.0)
+            inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + eps)
+            normed = centred * inverse[:, None]
+            sum_shift += tl.sum(d_normed, axis=0)
+            sum_scale += tl.sum(d_normed * normed, axis=0)
+            d_normed *= times[None, :]
+            mean = tl.sum(d_normed, axis=1) / width
+            along = tl.sum(d_normed * normed, axis=1) / width
+            d_value += (d_normed - mean[:, None] - normed * along[:, None]) * inverse[:, None]
+            tl.store(d_x + at, d_value.to(d_x.dtype.element_ty), mask=here)
+        if BRANCH:
+            d_value = tl.where(here, d_value, 0.0)
+            added = tl.load(f + at, mask=here, other=0.0).to(tl.float32) + b[None, :]
+            sum_gate += tl.sum(d_value * added, axis=0)
+            sum_x += tl.sum(d_value, axis=0)
+            tl.store(d_f + at, (d_value * g[None, :]).to(d_f.dtype.element_ty), mask=here)
+    values: tl.constexpr = 2 * NORM + 2 * BRANCH
+    to = partial + piece.to(tl.int64) * values * width + cols
+    if NORM:
+        tl.store(to, sum_shift, mask=inside)
+        tl.store(to + width, sum_scale, mask=inside)
+    if BRANCH:
+        tl.store(to + 2 * NORM * width, sum_gate, mask=inside)
+        tl.store(to + (2 * NORM + 1) * width, sum_x, mask=inside)
