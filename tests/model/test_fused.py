@@ -105,7 +105,7 @@ def check_heads(heads: int, dim: int, normed: bool, layout: PackLayout, device: 
     for norm in norms:
         for weight in norm.parameters():
             nn.init.normal_(weight)
-    rotary = rotary_tables(layout, dim, "row_major")
+    rotary = rotary_tables(layout, dim, "row_major")  # always float32
     compare(
         lambda ops, x, m, q, k: ops.heads(x, m, q, k, rotary),
         [x],

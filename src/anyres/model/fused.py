@@ -57,7 +57,7 @@ class FusedElementwise(Elementwise):
         """See `Elementwise.linear_gelu`."""
         if not torch.is_grad_enabled() and x.dtype == linear.weight.dtype and x.is_cuda:
             # cuBLAS adds the bias and applies the GELU while the product is still in registers
-            return torch._addmm_activation(linear.bias, x, linear.weight.t(), use_gelu=True)
+            return torch.ops.aten._addmm_activation.default(linear.bias, x, linear.weight.t(), use_gelu=True)
         return _BiasGelu.apply(F.linear(x, linear.weight), linear.bias)
 
     def heads(

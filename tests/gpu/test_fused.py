@@ -1,0 +1,35 @@
+"""Triton's kernels on a GPU: the checks of `tests/model/test_fused.py` at real widths, in float32 and bfloat16."""
+
+import pytest
+import torch
+
+from tests.model.test_fused import PADDED, check_gelu, check_heads, check_norms, layout_on
+
+pytestmark = pytest.mark.gpu
+
+PRECISIONS = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1.5e-2)])
+
+
+@pytest.fixture(autouse=True)
+def _exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("width", [72, 320, 1152, 1536])
+def test_norms_and_residuals(width: int, dtype: torch.dtype, tolerance: float) -> None:
+    for shape in (None, PADDED):
+        check_norms(width, layout_on("cuda", shape), "cuda", dtype=dtype, tolerance=tolerance)
+
+
+@PRECISIONS
+@pytest.mark.parametrize("width", [300, 4608])
+def test_linear_gelu(width: int, dtype: torch.dtype, tolerance: float) -> None:
+    check_gelu(width, layout_on("cuda"), "cuda", dtype=dtype, tolerance=tolerance)
+
+
+@PRECISIONS
+@pytest.mark.parametrize(("heads", "dim"), [(5, 64), (16, 72), (24, 64), (3, 20)])
+@pytest.mark.parametrize("normed", [True, False])
+def test_heads(heads: int, dim: int, normed: bool, dtype: torch.dtype, tolerance: float) -> None:
+    check_heads(heads, dim, normed, layout_on("cuda"), "cuda", dtype=dtype, tolerance=tolerance)
