@@ -8,15 +8,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, COLS, WARPS = 64, 256, 4  # of a program: tokens, which it takes STEP at a time, and columns
-STEP = 8
+ROWS, COLS, WARPS = 32, 256, 4  # of a program: tokens, which it takes STEP at a time, and columns
+STEP = 16
 
 
 def forward(product: Tensor, bias: Tensor) -> Tensor:
     """gelu(product + bias) of (tokens, width)."""
     out = torch.empty_like(product)
     tokens, width = product.shape
-    _forward[_grid(tokens, width)](product, bias, out, tokens, width, ROWS=ROWS, STEP=STEP, COLS=COLS, num_warps=WARPS)
+    _gelu_forward[_grid(tokens, width)](
+        product, bias, out, tokens, width, ROWS=ROWS, STEP=STEP, COLS=COLS, num_warps=WARPS
+    )
     return out
 
 
@@ -27,7 +29,7 @@ def backward(d_out: Tensor, product: Tensor, bias: Tensor) -> tuple[Tensor, Tens
     tokens, width = product.shape
     grid = _grid(tokens, width)
     partial = torch.empty(grid[0], width, device=d_out.device, dtype=torch.float32)
-    _backward[grid](
+    _gelu_backward[grid](
         d_out, product, bias, d_product, partial, tokens, width, ROWS=ROWS, STEP=STEP, COLS=COLS, num_warps=WARPS
     )
     return d_product, partial.sum(0)
@@ -44,7 +46,7 @@ def _gate(u):
 
 
 @triton.jit
-def _forward(product, bias, out, tokens, width, ROWS: tl.constexpr, STEP: tl.constexpr, COLS: tl.constexpr):
+def _gelu_forward(product, bias, out, tokens, width, ROWS: tl.constexpr, STEP: tl.constexpr, COLS: tl.constexpr):
     cols = tl.program_id(1) * COLS + tl.arange(0, COLS)
     inside = cols < width
     b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
@@ -57,7 +59,7 @@ def _forward(product, bias, out, tokens, width, ROWS: tl.constexpr, STEP: tl.con
 
 
 @triton.jit
-def _backward(
+def _gelu_backward(
     d_out, product, bias, d_product, partial, tokens, width,
     ROWS: tl.constexpr, STEP: tl.constexpr, COLS: tl.constexpr,
 ):  # fmt: skip

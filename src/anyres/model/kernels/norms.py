@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .pieces import Pieces, sums_by_image
 
-ROWS = 1  # tokens at once
+ROWS = 2  # tokens at once
 WARPS = 4
 
 
@@ -47,7 +47,7 @@ def forward(
     h = torch.empty_like(x) if affine else None
     f, bias, gate = _contiguous(branch) if branch else (x, x, x)
     shift, scale = affine or (x, x)
-    _forward[(len(pieces.bounds),)](
+    _norm_forward[(len(pieces.bounds),)](
         x, f, bias, gate, shift, scale, out, x if h is None else h, pieces.bounds,
         x.shape[1], gate.stride(0), shift.stride(0), scale.stride(0), eps,
         BRANCH=branch is not None, NORM=affine is not None,
@@ -94,7 +94,7 @@ def backward(
     scale = affine.scale if affine else d_out
     values = 2 * (branch is not None) + 2 * (affine is not None)
     partial = torch.empty(len(pieces.bounds), values, width, device=d_out.device, dtype=torch.float32)
-    _backward[(len(pieces.bounds),)](
+    _norm_backward[(len(pieces.bounds),)](
         d_out, d_out if d_h is None else d_h.contiguous(), out, f, bias, gate, scale,
         d_x, d_out if d_f is None else d_f, partial, pieces.bounds,
         width, gate.stride(0), scale.stride(0), eps,
@@ -115,7 +115,7 @@ def _contiguous(branch: Branch) -> Branch:
 
 
 @triton.jit
-def _forward(
+def _norm_forward(
     x, f, bias, gate, shift, scale, out, h, bounds,
     width, gate_stride, shift_stride, scale_stride, eps,
     BRANCH: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -149,7 +149,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _norm_backward(
     d_out, d_h, out, f, bias, gate, scale, d_x, d_f, partial, bounds,
     width, gate_stride, scale_stride, eps,
     BRANCH: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
