@@ -24,7 +24,7 @@ from anyres.model.nit import NiT
 from anyres.packing.loader import PackLoader
 from anyres.packing.plan import PackingConfig
 from anyres.train.config import TrainConfig
-from anyres.train.step import draw, pack_loss
+from anyres.train.losses import draw, pack_loss
 
 
 def main() -> None:

@@ -30,8 +30,8 @@ from anyres.latents.format import LatentDataset
 from anyres.model.nit import NiT
 from anyres.packing.loader import PackLoader
 from anyres.train.config import TrainConfig
+from anyres.train.losses import draw
 from anyres.train.precision import autocast
-from anyres.train.step import draw
 
 ORDERS = ("row_major", "column_major")  # the right one, and that of the released code
 HELD_OUT = 0.1

@@ -49,7 +49,6 @@ def settings(data: Path, **changes) -> TrainConfig:
         held_out=HeldOutConfig(share=0.2, every=3, packs=2),
         pictures=PicturesConfig(every=3, sizes=("32x32", "48x16"), labels=2),
         sampling=SamplingSettings(steps=2),
-        compile="off",  # what checks shapes and types cannot be compiled
         checkpoint_every=2,
         log_every=1,
     )

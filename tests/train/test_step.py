@@ -9,10 +9,11 @@ from anyres.errors import BackendError
 from anyres.grid import Grid
 from anyres.packing.pack import Pack, PackLayout, PackShape
 from anyres.packing.plan import PackingConfig
-from anyres.train.compiling import compiles
 from anyres.train.config import OptimizerConfig, TrainConfig
+from anyres.train.graphs import records
+from anyres.train.losses import DrawnPack, draw
 from anyres.train.state import TrainState
-from anyres.train.step import DrawnPack, backward, draw, update
+from anyres.train.step import backward, update
 from tests.model.helpers import random_model, small_config
 
 CPU = torch.device("cpu")
@@ -58,6 +59,7 @@ def test_the_gradient_of_a_step_does_not_depend_on_how_images_are_packed() -> No
                 noise=whole.noise[span],
                 t=whole.t[first:last],
                 labels=whole.labels[first:last],
+                real=whole.real[span],
             )
         )
     apart = backward(state, parts, CONFIG)
@@ -145,9 +147,9 @@ def test_the_loss_falls_on_one_pack() -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_a_cpu_does_not_compile_and_says_so_where_it_is_asked_to() -> None:
-    assert not compiles(CONFIG, CPU)
-    assert not compiles(replace(CONFIG, compile="off"), CPU)
+def test_a_cpu_does_not_record_and_says_so_where_it_is_asked_to() -> None:
+    assert not records(CONFIG, CPU)
+    assert not records(replace(CONFIG, cuda_graph="off"), CPU)
     with pytest.raises(BackendError, match="this run is on cpu") as refused:
-        compiles(replace(CONFIG, compile="on"), CPU)
-    assert "--compile" in refused.value.fix
+        records(replace(CONFIG, cuda_graph="on"), CPU)
+    assert "--cuda-graph" in refused.value.fix

@@ -83,7 +83,7 @@ class PackLoader:
         packing: budget and algorithm.
         seed: of the order and of the flips.
         flip: use either flip of an image, at random; otherwise the image as it is.
-        one_shape: pad every pack to one static shape that fits all, as a compiled network wants it.
+        one_shape: pad every pack to one static shape that fits all, as a recorded step wants it.
 
     Raises:
         DataError: the patch does not divide an image, or an image is longer than the budget.

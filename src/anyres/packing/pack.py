@@ -141,6 +141,15 @@ class PackLayout:
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in _TENSORS}
         return dataclasses.replace(self, **moved)
 
+    def clone(self) -> "PackLayout":
+        """The layout with tensors of its own."""
+        return dataclasses.replace(self, **{name: getattr(self, name).clone() for name in _TENSORS})
+
+    def copy_(self, other: "PackLayout") -> None:
+        """Take over the tensors of another layout of the same shape, in place, without waiting."""
+        for name in _TENSORS:
+            getattr(self, name).copy_(getattr(other, name), non_blocking=True)
+
     def pin_memory(self) -> "PackLayout":
         """The layout in page-locked memory, from where it can be moved without waiting."""
         return dataclasses.replace(self, **{name: getattr(self, name).pin_memory() for name in _TENSORS})

@@ -125,8 +125,8 @@ class TrainConfig:
     """Of matrix products; "auto" is bfloat16 autocast on a GPU, float32 on a CPU."""
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen or flex."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """Compile the blocks: half a minute, then up to 1.8 times the speed; "auto" does where it can, on a GPU."""
+    cuda_graph: Literal["auto", "on", "off"] = "auto"
+    """Record the step once and replay it: one launch a pack; "auto" does where it can, on a GPU."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints."""
     keep_checkpoints: int = 2

@@ -6,8 +6,9 @@ import torch
 
 from ..packing.loader import PackLoader
 from .config import TrainConfig
+from .losses import LossSums, draw, pack_loss
 from .state import TrainState
-from .step import LossSums, draw, pack_loss, sum_of
+from .step import sum_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,12 +18,13 @@ from ..packing.loader import PackLoader
 from ..packing.pack import Pack
 from ..progress import progress
 from . import checkpoint
-from .compiling import compiles
 from .config import TrainConfig
 from .folder import open_run
+from .graphs import records
+from .losses import DrawnPack, draw
 from .record import Guard, Recorder
 from .state import Progress, TrainState
-from .step import DrawnPack, backward, draw, update
+from .step import backward, update
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def train(config: TrainConfig, data: Path, out: Path, *, device: str = "auto") -
     """
     place = pick_device(device)
     dataset = LatentDataset.open(data)
-    loader, held_out = loaders(dataset, config, one_shape=compiles(config, place))
+    loader, held_out = loaders(dataset, config, one_shape=records(config, place))
     folder = open_run(out, config, dataset, place)
     state = TrainState.create(config, place)
     resumed = checkpoint.restore(folder.checkpoints, state)
@@ -124,7 +125,7 @@ def loaders(
     Args:
         dataset: the latents.
         config: the run's.
-        one_shape: pad every pack to one static shape, as a compiled network wants it.
+        one_shape: pad every pack to one static shape, as a recorded step wants it.
 
     Raises:
         DataError: the model does not fit the data, or an image does not fit a pack.
@@ -150,7 +151,7 @@ def loaders(
         )
 
     training = load(~held, flip=config.flip, one_shape=one_shape)
-    # images as they are, by the averaged weights, which are not compiled
+    # images as they are, by the averaged weights, whose passes are not recorded
     measured = held & ~dataset.reshaped
     return training, load(measured, flip=False, one_shape=False) if measured.any() else None
 

@@ -9,7 +9,10 @@ from .config import TrainConfig
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager:
     """bfloat16 matrix products where the configuration asks for them."""
-    return torch.autocast(device.type, torch.bfloat16) if in_bfloat16(config, device) else nullcontext()
+    if not in_bfloat16(config, device):
+        return nullcontext()
+    # each weight is used once a pass, and a cache would outlive the recording of a CUDA graph
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
 
 
 def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:

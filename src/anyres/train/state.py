@@ -8,8 +8,8 @@ import torch
 from .. import noise
 from ..model.nit import NiT
 from ..packing.loader import Position
-from .compiling import compile_blocks, compiles
 from .config import TrainConfig
+from .graphs import GraphedGradient, records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,13 @@ class Progress:
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything that a checkpoint holds."""
+    """Everything that a checkpoint holds, and the recorded step where there is one."""
 
     model: NiT
     average: NiT
     optimizer: torch.optim.Optimizer
     progress: Progress
+    graphed: GraphedGradient | None = None
 
     @classmethod
     def create(cls, config: TrainConfig, device: torch.device) -> "TrainState":
@@ -46,8 +47,6 @@ class TrainState:
             model = NiT(config.model, attention=config.attention)
         average = copy.deepcopy(model)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
-        if compiles(config, device):
-            compile_blocks(model)
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -57,4 +56,5 @@ class TrainState:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        return cls(model=model, average=average, optimizer=optimizer, progress=Progress())
+        graphed = GraphedGradient(model, config) if records(config, device) else None
+        return cls(model=model, average=average, optimizer=optimizer, progress=Progress(), graphed=graphed)

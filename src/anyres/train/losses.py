@@ -1,0 +1,112 @@
+"""A pack with its randomness, and its losses."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .. import noise
+from ..flow.loss import direction_loss, flow_loss
+from ..flow.path import path_named
+from ..flow.time import training_times
+from ..model.nit import NiT
+from ..packing.pack import Pack, PackLayout
+from ..shapes import Bool, Float, Int, Tensor
+from .config import TrainConfig
+from .precision import autocast
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LossSums:
+    """Losses summed over real tokens, on the device; divide by the step's tokens.
+
+    Attributes:
+        total: what is minimised.
+        flow: the mean-square part.
+        direction: the direction part, unweighted.
+    """
+
+    total: Float[Tensor, ""]
+    flow: Float[Tensor, ""]
+    direction: Float[Tensor, ""]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DrawnPack:
+    """A pack with its randomness.
+
+    Attributes:
+        layout: which token belongs to which image.
+        latents: x of each token.
+        noise: ε of each token.
+        t: time of each row.
+        labels: labels, some of them replaced by the null label.
+        real: True for the tokens of images, False for padding.
+    """
+
+    layout: PackLayout
+    latents: Float[Tensor, "tokens values"]
+    noise: Float[Tensor, "tokens values"]
+    t: Float[Tensor, "images"]
+    labels: Int[Tensor, "images"]
+    real: Bool[Tensor, "tokens"]
+
+    def to(self, device: torch.device) -> "DrawnPack":
+        """The pack on the device, without waiting for it."""
+        return self._each(lambda part: part.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "DrawnPack":
+        """The pack in page-locked memory, which is what lets copies run beside the previous step."""
+        return self._each(lambda part: part.pin_memory())
+
+    def clone(self) -> "DrawnPack":
+        """The pack in memory of its own."""
+        return self._each(lambda part: part.clone())
+
+    def copy_(self, other: "DrawnPack") -> None:
+        """Take over another pack of the same shape, in place, without waiting; `layout.grids` stays as it was."""
+        for name in self._parts():
+            getattr(self, name).copy_(getattr(other, name), non_blocking=True)
+        self.layout.copy_(other.layout)
+
+    def _each(self, change: Callable[[Any], Any]) -> "DrawnPack":
+        parts = {name: change(getattr(self, name)) for name in self._parts()}
+        return dataclasses.replace(self, layout=change(self.layout), **parts)
+
+    @staticmethod
+    def _parts() -> tuple[str, ...]:
+        return ("latents", "noise", "t", "labels", "real")
+
+
+def draw(pack: Pack, config: TrainConfig, *address: noise.Address, dropout: float) -> DrawnPack:
+    """Draw a pack's randomness, addressed, on the host; padding gets zero noise and t = 0.5.
+
+    Args:
+        pack: the images.
+        config: how t is drawn.
+        address: of the draws.
+        dropout: probability that an image's label is replaced by the null label.
+    """
+    layout = pack.layout
+    real = (layout.tokens, config.model.token_values)
+    t = torch.full((layout.shape.images,), 0.5)
+    t[: layout.images] = training_times(noise.normal((layout.images,), *address, "time"), config.time)
+    epsilon = torch.zeros(layout.shape.tokens, config.model.token_values)
+    epsilon[: layout.tokens] = noise.normal(real, *address, "noise")
+    labels = pack.labels.clone()
+    dropped = noise.uniform((layout.images,), *address, "label") < dropout
+    labels[: layout.images][dropped] = config.model.null_label
+    return DrawnPack(layout=layout, latents=pack.latents, noise=epsilon, t=t, labels=labels, real=layout.is_real())
+
+
+def pack_loss(model: NiT, pack: DrawnPack, config: TrainConfig) -> LossSums:
+    """The losses of a pack, summed over its real tokens; everything on the model's device."""
+    layout = pack.layout
+    point = path_named(config.path).sample(pack.latents, pack.noise, pack.t[layout.image_index])
+    with autocast(config, layout.device):
+        velocity = model(point.x_t, pack.t, pack.labels, layout)
+    flow = (flow_loss(velocity, point.velocity) * pack.real).sum()
+    direction = (direction_loss(velocity, point.velocity, config.model.patch_size**2) * pack.real).sum()
+    return LossSums(total=flow + config.direction_weight * direction, flow=flow.detach(), direction=direction.detach())
