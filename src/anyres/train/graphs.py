@@ -71,7 +71,7 @@ class GraphedGradient:
             self._record(packs[0])
         self._share.fill_(1 / tokens)
         if self._accumulates:
-            torch._foreach_zero_([weight.grad for weight in self._model.parameters() if weight.grad is not None])
+            self._model.zero_grad(set_to_none=False)
         return [self._replay(pack) for pack in packs]
 
     @property
