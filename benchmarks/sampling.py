@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from anyres.config import require
 from anyres.devices import pick_device
 from anyres.flow.time import solver_times
 from anyres.grid import unpatchify
@@ -73,9 +74,9 @@ def main() -> None:
     rows = []
     for case in options.cases:
         size, _, count = case.partition(":")
-        requests = make_requests(
-            [number % CLASSES for number in range(int(count))], size, None, table=pipe.labels, px_per_token=PX
-        )
+        require(count.isdigit() and int(count) > 0, f"case {case!r}", "WIDTHxHEIGHT:IMAGES, such as 256x256:32")
+        numbers = [number % CLASSES for number in range(int(count))]
+        requests = make_requests(numbers, size, None, table=pipe.labels, px_per_token=PX)
         row = {"size": size, "images": len(requests), "steps": options.steps}
         samples, row["ours"] = timed_ours(pipe, requests, settings, options.repeats)
         if code is not None and theirs is not None:
@@ -85,6 +86,7 @@ def main() -> None:
         row["ours / floor"] = row["ours"]["ms_a_step"] / row["floor"]["ms"]
         rows.append(row)
         release_memory()
+        print(f"{case}: ours {row['ours']['ms_a_step']:.1f} ms a step", flush=True)
     report(rows)
     record_of_device(
         options.out,
@@ -197,8 +199,8 @@ def report(rows: list[dict]) -> None:
                 f"{row['floor']['ms']:.1f}",
                 f"{row['released / ours']:.2f}" if theirs else "-",
                 f"{row['ours']['images_a_second']:.1f}",
-                f"{row['difference']:.2%} ({row['difference_with_float32_tables']:.2%})" if theirs else "-",
+                f"{row['difference']:.1e} ({row['difference_with_float32_tables']:.1e})" if theirs else "-",
             )
         )
-    print(floor_table(rows[-1]["floor"]))
+    print(f"of the last case: {floor_table(rows[-1]['floor'])}")
     print(aligned(table))
