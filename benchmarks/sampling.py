@@ -5,8 +5,8 @@
 
 Euler's method with guidance 2.25 in [0, 0.7], latents alone, at 32 px a token, through `Pipeline.latents`; the
 released sampler with the released network beside it, both in bfloat16, on the same random weights and the same initial
-noise. The released network rounds its tables of angles to bfloat16 when it is cast, so its samples are compared twice:
-as it is, and with its tables in float32. Layers that start from zero have random weights in both.
+noise. The released network, once cast, rounds times and its tables of angles to bfloat16, so its samples are compared
+twice: as it is, and with its tables in float32. Layers that start from zero have random weights in both.
 """
 
 import argparse
