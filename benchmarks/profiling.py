@@ -16,8 +16,8 @@ LARGEST = 15  # kernels listed by name
 
 # the first that fits a kernel's name; attention's kernels have words of products in theirs
 KINDS = (
-    ("attention", r"flash|fmha|attention|flex|varlen"),
-    ("optimizer", r"multi_tensor|adam|lerp|LpNorm|_foreach_|_fused_"),
+    ("attention", r"flash|fmha|attention|flex|varlen|_attend"),
+    ("optimizer", r"multi_tensor|adam|lerp|LpNorm|_foreach_|_fused_|^_update|_sum_squares|_judge"),
     ("products", r"gemm|nvjet|cutlass|xmma|cublas|splitk|aten::(add)?mm|aten::bmm"),
     ("norms and modulation", r"_norm_(for|back)ward|_sum_pieces|layer_?norm|RowwiseMoments|GammaBeta"),
     ("rotation", r"_heads_(for|back)ward"),

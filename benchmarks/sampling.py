@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES, help="WIDTHxHEIGHT:IMAGES, in px")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of all steps, after one that is not")
+    parser.add_argument("--attention", default="auto", help="our attention backend")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -65,7 +66,7 @@ def main() -> None:
     config = NiTConfig.preset(options.preset, num_classes=CLASSES, position_order="column_major")
     code = ReleasedCode(options.released) if options.released else None
     theirs = code.model(config, device, seed=SEED) if code else None
-    pipe = pipeline(config, theirs, device)
+    pipe = pipeline(config, theirs, device, options.attention)
     exact = {}
     if theirs is not None:
         exact = {name: getattr(theirs.rope, name).clone() for name in TABLES}
@@ -96,9 +97,9 @@ def main() -> None:
     )
 
 
-def pipeline(config: NiTConfig, theirs: nn.Module | None, device: torch.device) -> SameStart:
+def pipeline(config: NiTConfig, theirs: nn.Module | None, device: torch.device, attention: str) -> SameStart:
     """Our network, with the released one's weights where there is one, and an autoencoder that is not used."""
-    model = NiT(config)
+    model = NiT(config, attention=attention)
     if theirs is None:
         torch.manual_seed(SEED)
         randomise(model)
