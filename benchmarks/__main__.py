@@ -9,6 +9,7 @@ NAMES = (
     "training",
     "sampling",
     "floors",
+    "attention",
     "packing",
     "pack_variance",
     "position_order",
