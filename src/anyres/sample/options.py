@@ -28,7 +28,7 @@ class SamplerOptions:
     budget: int | None = None
     """Tokens sampled together: less needs less memory."""
     dtype: str = "auto"
-    """Of the network: auto, float32, bfloat16 or float16. The autoencoder is in float32 if the network is, else in bfloat16."""
+    """Of the network: auto, float32, bfloat16 or float16. The autoencoder takes float32 with it, else bfloat16."""
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen or flex."""
 
