@@ -28,7 +28,7 @@ class SamplerOptions:
     budget: int | None = None
     """Tokens sampled together: less needs less memory."""
     dtype: str = "auto"
-    """Of the network: auto, float32, bfloat16 or float16."""
+    """Of the network: auto, float32, bfloat16 or float16. The autoencoder takes float32 with it, else bfloat16."""
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
 
