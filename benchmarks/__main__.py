@@ -10,6 +10,7 @@ NAMES = (
     "sampling",
     "floors",
     "attention",
+    "codec",
     "packing",
     "pack_variance",
     "position_order",

@@ -1,6 +1,6 @@
 """DC-AE's architecture: images/s of encoding and decoding in several forms, what bfloat16 and tiles cost, preparation.
 
-    python benchmarks/codec.py [--pictures FOLDER] [--prepare IMAGES] [--tiny] [--out FILE]
+    python -m benchmarks codec [--pictures FOLDER] [--prepare IMAGES] [--tiny] [--out FILE]
 
 The network is that of `dc-ae-f32c32-sana-1.1` (312M parameters) with random weights; speed does not depend on them. The
 released code runs it in float32, one image at a time. `--tiny` runs everything in miniature, to see that it runs; what
@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderDC
 from PIL import Image
-from recording import record
 from torch import nn
 
 from anyres.devices import pick_device
@@ -35,6 +34,8 @@ from anyres.prepare.encode import prepare
 from anyres.prepare.encoder import to_images
 from anyres.prepare.images import resize
 from anyres.prepare.options import PrepareOptions
+
+from .recording import record_of_device
 
 Half = Callable[[torch.Tensor], torch.Tensor]
 KINDS = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
@@ -297,7 +298,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="a tiny network and few, small images")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "codec.json")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = pick_device(options.device)
     network = dc_ae(options.tiny)
@@ -314,8 +315,4 @@ def main() -> None:
         results["tiles"] = measure_tiles(network, device, 1024 if options.tiny else 4096)
         if options.prepare:
             results["prepare"] = measure_prepare(network, options.device, options.prepare, ("float32", "bfloat16"))
-    record(options.out, results)
-
-
-if __name__ == "__main__":
-    main()
+    record_of_device(options.out, "codec", device, results)
