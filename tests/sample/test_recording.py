@@ -14,7 +14,7 @@ from tests.model.helpers import random_model, small_config
 LABELS = torch.tensor([0, 1])
 
 
-class Made:
+class Made(recording.Recording):
     """In a recording's place, which needs a GPU."""
 
     def __init__(self, model: Any, layout: PackLayout, labels: torch.Tensor, scaling: Any) -> None:
