@@ -37,7 +37,8 @@ class Recording:
         self._t = torch.zeros(layout.shape.images, device=model.device)
         self._loaded: PackLayout | None = None
         self._graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(self._graph):
+        # other threads may use the device meanwhile
+        with torch.no_grad(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             # what depends on the layout is made in the recording, too, so that it fits every pack of the shape
             context = model.prepare(self._layout, scaling)
             self._velocity = model(self._tokens, self._t, self._labels, context)

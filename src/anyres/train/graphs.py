@@ -99,7 +99,8 @@ class GraphedGradient:
         if not self._accumulates:
             self._model.zero_grad(set_to_none=True)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # the threads that draw packs use the device meanwhile, for page-locked memory
+        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._sums = self._once(self._pack)
 
     def _once(self, pack: DrawnPack) -> LossSums:
