@@ -65,7 +65,7 @@ def test_traffic_over_bandwidth() -> None:
     without = sum(each.bytes for each in training_traffic(config, 16000, 0))
     assert without == 38 * 2 * 16000 * 1152 * 28  # 16 tensors of tokens × width forward, 22 backward, in each block
     with_weights = sum(each.bytes for each in training_traffic(config, 16000, 1000))
-    assert with_weights - without == 1000 * (4 + 28 + 8 + 2)
+    assert with_weights - without == 1000 * (2 + 26 + 8 + 2)
     ceilings = Ceilings(tflops=1, terabytes_a_second=2)
     assert traffic_ms(training_traffic(config, 16000, 0), ceilings) == pytest.approx(without / 2e12 * 1000)
 
