@@ -22,6 +22,7 @@ from ..config import differences, from_dict, to_dict
 from ..errors import CheckpointError, DataError
 from ..files import make_folder, read_json, write_json
 from ..latents.format import DatasetInfo, LatentDataset
+from ..ranks import Ranks
 from .config import TrainConfig
 
 CONFIG, DATA = "config.json", "data.json"
@@ -89,6 +90,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device_name(device),
+        "processes": Ranks.from_environment().world,
         "threads": torch.get_num_threads(),
         "git": _git_revision(),
     }

@@ -4,11 +4,14 @@ import copy
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from .. import noise
 from ..model.nit import NiT
 from ..packing.loader import Position
+from ..ranks import Ranks
 from .config import TrainConfig
+from .distributed import Team
 from .graphs import GraphedGradient, records
 
 
@@ -31,22 +34,43 @@ class Progress:
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything that a checkpoint holds, and the recorded step where there is one."""
+    """Everything that a checkpoint holds, and the recorded step where there is one.
+
+    Attributes:
+        model: the weights.
+        network: what training's passes go through: the model, or what exchanges its gradients around it.
+        average: the average of the weights.
+        optimizer: with its moments.
+        progress: how far the run has come.
+        team: the processes that train together.
+        graphed: the recorded step.
+    """
 
     model: NiT
+    network: nn.Module
     average: NiT
     optimizer: torch.optim.Optimizer
     progress: Progress
+    team: Team
     graphed: GraphedGradient | None = None
 
     @classmethod
-    def create(cls, config: TrainConfig, device: torch.device) -> "TrainState":
-        """A fresh state; the initial weights follow from the seed alone."""
+    def create(cls, config: TrainConfig, device: torch.device, team: Team | None = None) -> "TrainState":
+        """A fresh state; the initial weights follow from the seed alone.
+
+        Args:
+            config: the run's.
+            device: where this process computes.
+            team: the processes that train together; by default this one alone.
+        """
+        team = team or Team(ranks=Ranks(), device=device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(noise.generator(config.seed, "weights").integers(2**63)))
             model = NiT(config.model, attention=config.attention)
         average = copy.deepcopy(model)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
+        for one in (model, average):
+            team.spread(one, config)
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -57,4 +81,12 @@ class TrainState:
             fused=True,
         )
         graphed = GraphedGradient(model, config) if records(config, device) else None
-        return cls(model=model, average=average, optimizer=optimizer, progress=Progress(), graphed=graphed)
+        return cls(
+            model=model,
+            network=team.network(model),
+            average=average,
+            optimizer=optimizer,
+            progress=Progress(),
+            team=team,
+            graphed=graphed,
+        )

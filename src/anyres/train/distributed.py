@@ -1,0 +1,181 @@
+"""Several processes that train one model: how its weights are kept, and what the processes tell each other.
+
+The network knows nothing of this. Alone, a process is a team of one, for which nothing here does anything.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ..errors import BackendError, ConfigError
+from ..model.config import NiTConfig
+from ..model.layers import Block
+from ..model.nit import NiT
+from ..ranks import Ranks
+from ..shapes import Tensor
+from .config import TrainConfig
+from .precision import in_bfloat16
+
+WAIT = timedelta(minutes=30)  # of one process for the others, such as while one of them makes pictures
+STATE_BYTES = 20  # of a parameter: weight, average, two moments, gradient
+DDP_SHARE = 0.25  # of a GPU's memory that they may take before "auto" shards them
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Team:
+    """The processes that train together.
+
+    Attributes:
+        ranks: which of them this is.
+        device: where this one computes.
+        sharded: whether each keeps a part of every weight (FSDP2), rather than all of them (DDP).
+        control: the group, on the host, in which they agree.
+        saving: another one, for the thread that writes checkpoints.
+    """
+
+    ranks: Ranks
+    device: torch.device
+    sharded: bool = False
+    control: Any = None  # torch.distributed.ProcessGroup, which has no constructor on every platform
+    saving: Any = None
+
+    @property
+    def size(self) -> int:
+        """How many they are."""
+        return self.ranks.world
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes what only one can write."""
+        return self.ranks.rank == 0
+
+    def spread(self, model: NiT, config: TrainConfig) -> None:
+        """Where weights are sharded: keep this process's part of the model's, in place."""
+        if not self.sharded:
+            return
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        # rotary tables and times are float32 and stay so: inputs are not cast
+        exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+        half = replace(exact, param_dtype=torch.bfloat16) if in_bfloat16(config, self.device) else exact
+        for block in model.blocks:
+            assert isinstance(block, Block)  # noqa: S101
+            fully_shard(block.modulation, mesh=mesh, mp_policy=half)  # called by itself, before its block
+            fully_shard(block, mesh=mesh, mp_policy=half)
+        fully_shard(model.head.modulation, mesh=mesh, mp_policy=half)
+        fully_shard(model.head, mesh=mesh, mp_policy=half)
+        # the rest is small; resharded after a pass, since the average's is never followed by a backward one
+        fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
+
+    def network(self, model: NiT) -> nn.Module:
+        """What the training's passes go through."""
+        if self.size == 1 or self.sharded:
+            return model
+        # a projector that no loss asks for has no gradient
+        unused = model.projector is not None
+        return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
+
+    def pass_of(self, network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+        """Around a pack's passes: copies of the weights exchange gradients with the last pack of a step only."""
+        return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Values on the device, summed over the processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def norm(self, own: Tensor) -> Tensor:
+        """The norm of all parts, from that of this process's."""
+        return self.sum(own.square()).sqrt() if self.sharded else own
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier(group=self.control)
+
+    def whole(self, model: NiT) -> NiT:
+        """The model with all of its weights, on this process's device; all processes have to ask for it."""
+        if not self.sharded:
+            return model
+        weights = {name: value.full_tensor() for name, value in model.state_dict().items()}
+        with torch.device("meta"):
+            gathered = NiT(model.config, attention=model.attention, kernels=model.kernels)
+        gathered.load_state_dict(weights, assign=True)
+        return gathered.eval().requires_grad_(False)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a weight, gradient or average; it shares the memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator[Team]:
+    """The processes that torchrun started, able to talk to each other.
+
+    Raises:
+        ConfigError: the packs of a step cannot be shared equally among so many processes.
+        BackendError: this kind of device cannot train in several processes; or, inside, another process has gone.
+    """
+    if ranks.world == 1:
+        yield Team(ranks=ranks, device=device)
+        return
+    _check(config, ranks, device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
+        control, saving = (dist.new_group(backend="gloo", timeout=WAIT) for _ in range(2))
+        sharded = _shards(config, device)
+        yield Team(ranks=ranks, device=device, sharded=sharded, control=control, saving=saving)
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise BackendError(
+            f"process {ranks.rank} of {ranks.world} has lost another one: {str(error).splitlines()[0]}",
+            wanted="all processes until the end",
+            fix="see what the first of them to end says, and run the same command again: the newest checkpoint is kept",
+        ) from error
+    dist.destroy_process_group()  # not after an error: a process that has gone would be waited for
+
+
+def _check(config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
+    if config.packs_per_step % ranks.world:
+        raise ConfigError(
+            f"packs_per_step = {config.packs_per_step} cannot be shared equally among {ranks.world} processes",
+            wanted="a multiple of the number of processes",
+            fix=f"set --packs-per-step {-(-config.packs_per_step // ranks.world) * ranks.world}, "
+            "or start as many processes as divide it",
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise BackendError(
+            f"several processes cannot train on {device.type}", wanted="cuda or cpu", fix="start one process"
+        )
+
+
+def _shards(config: TrainConfig, device: torch.device) -> bool:
+    if config.parallel != "auto":
+        return config.parallel == "fsdp"
+    if device.type != "cuda":
+        return False
+    return STATE_BYTES * _parameters(config.model) > DDP_SHARE * torch.cuda.get_device_properties(device).total_memory
+
+
+def _parameters(config: NiTConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in NiT(config).parameters())
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether it is one of torch.distributed's; gloo's are plain RuntimeErrors that name its source."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
