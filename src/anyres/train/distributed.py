@@ -3,6 +3,7 @@
 The network knows nothing of this. Alone, a process is a team of one, for which nothing here does anything.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -63,6 +64,8 @@ class Team:
         """Where weights are sharded: keep this process's part of the model's, in place."""
         if not self.sharded:
             return
+        # the modulation's output is a view, and nothing writes to it
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
         mesh = init_device_mesh(self.device.type, (self.size,))
         # rotary tables and times are float32 and stay so: inputs are not cast
         exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -82,7 +85,7 @@ class Team:
             return model
         # a projector that no loss asks for has no gradient
         unused = model.projector is not None
-        return DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
+        return DistributedDataParallel(model, find_unused_parameters=unused)
 
     def pass_of(self, network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
         """Around a pack's passes: copies of the weights exchange gradients with the last pack of a step only."""
@@ -103,11 +106,17 @@ class Team:
         if self.size > 1:
             dist.barrier(group=self.control)
 
-    def whole(self, model: NiT) -> NiT:
-        """The model with all of its weights, on this process's device; all processes have to ask for it."""
+    def whole(self, model: NiT) -> NiT | None:
+        """The model with all of its weights, in the leading process; all processes have to ask for it."""
         if not self.sharded:
-            return model
-        weights = {name: value.full_tensor() for name, value in model.state_dict().items()}
+            return model if self.leads else None
+        weights = {}
+        for name, part in model.state_dict().items():
+            value = part.full_tensor()  # all processes make it, one weight at a time
+            if self.leads:
+                weights[name] = value.clone()  # without the padding that uneven parts bring along
+        if not self.leads:
+            return None
         with torch.device("meta"):
             gathered = NiT(model.config, attention=model.attention, kernels=model.kernels)
         gathered.load_state_dict(weights, assign=True)

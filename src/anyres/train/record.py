@@ -174,7 +174,7 @@ class Recorder:
     def _pipeline(self) -> Pipeline | None:
         """The averaged weights as a pipeline, in the leading process."""
         average = self._state.team.whole(self._state.average)
-        if not self._state.team.leads:
+        if average is None:
             return None
         if self._autoencoder is None:  # not before the first pictures: it may be large
             self._autoencoder = self._dataset.autoencoder().to(self._device)
