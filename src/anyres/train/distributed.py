@@ -3,6 +3,7 @@
 The network knows nothing of this. Alone, a process is a team of one, for which nothing here does anything.
 """
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,7 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -143,7 +146,8 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_store(), rank=ranks.rank, world_size=ranks.world, timeout=WAIT)
         control, saving = (dist.new_group(backend="gloo", timeout=WAIT) for _ in range(2))
         sharded = _shards(config, device)
         yield Team(ranks=ranks, device=device, sharded=sharded, control=control, saving=saving)
@@ -170,6 +174,17 @@ def _check(config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
         raise BackendError(
             f"several processes cannot train on {device.type}", wanted="cuda or cpu", fix="start one process"
         )
+
+
+def _store() -> Store:
+    """Where the processes find each other.
+
+    torchrun keeps one for all its attempts, where those started again would find addresses of those that have gone. On
+    one machine the number of the attempt tells them apart; on several, each counts its own attempts.
+    """
+    store = next(rendezvous("env://", timeout=WAIT))[0]
+    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), store) if on_one_machine else store
 
 
 def _shards(config: TrainConfig, device: torch.device) -> bool:

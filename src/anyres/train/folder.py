@@ -20,7 +20,7 @@ import torch
 from .. import __version__
 from ..config import differences, from_dict, to_dict
 from ..errors import CheckpointError, DataError
-from ..files import make_folder, read_json, write_json
+from ..files import make_folder, read_json, remove_leftovers, write_json
 from ..latents.format import DatasetInfo, LatentDataset
 from ..ranks import Ranks
 from .config import TrainConfig
@@ -72,6 +72,7 @@ def open_run(root: Path, config: TrainConfig, dataset: LatentDataset, device: to
         )
     make_folder(root)
     if known:
+        remove_leftovers(root)
         _check_data(root, dataset.info)
     if (root / CONFIG).is_file():
         _check_architecture(root, config)

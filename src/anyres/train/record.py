@@ -10,7 +10,6 @@ from ..latents.autoencoder import Autoencoder
 from ..latents.format import LatentDataset
 from ..packing.loader import PackLoader
 from ..sample.pipeline import Pipeline
-from . import checkpoint
 from .checkpoint import Checkpoints
 from .config import TrainConfig
 from .folder import RunFolder, device_name
@@ -87,7 +86,7 @@ class Recorder:
         self._throughput = Throughput(peak and peak * state.team.size)
         self._figures: dict[str, Any] = {}
         self._autoencoder: Autoencoder | None = None
-        self._saved_step = state.progress.step if checkpoint.saved(folder.checkpoints) else -1
+        self._saved_step = state.progress.step  # or there is nothing to save yet
 
     def after_step(self, lengths: np.ndarray, outcome: StepOutcome, guard: Guard) -> dict[str, Any]:
         """Do what is due; returns the figures to show beside the progress bar.
