@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/dealing.py [--images N] [--out FILE]
 
-Imbalance is how much longer the costliest rank of a step computes than all would if they were even, by the operations of
-the `xl` network. Lengths: those of `packing.py`, and as many of each octave from 16 to 4,096 tokens.
+Imbalance is how much longer the costliest rank of a step computes than all would if they were even, by the operations
+of the `xl` network. Lengths: those of `packing.py`, and as many of each octave from 16 to 4,096 tokens.
 """
 
 import argparse
@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import numpy as np
-from packing import native_lengths
 from recording import record
 
 from anyres.model.config import NiTConfig
 from anyres.packing.algorithms import shuffled_best_fit
 from anyres.packing.dealing import deal, even_packs
+from packing import native_lengths
 
 COST = NiTConfig.preset("xl", num_classes=1000).image_flops
 BUDGETS = (16384, 65536)
@@ -42,7 +42,7 @@ def main() -> None:
         "all octaves": np.exp(rng.uniform(np.log(16), np.log(4096), options.images // 4)).astype(np.int64),
     }
     results = []
-    print(f"{'lengths':15} {'budget':>6} {'ranks':>5} {'packs':>5}  whole packs      exchanged: mean, 99%, most  ms a step")
+    print(f"{'lengths':15} {'budget':>6} {'ranks':>5} {'each':>5}  whole packs   exchanged: mean, 99%, most  ms a step")
     for mix, lengths in mixes.items():
         for budget in BUDGETS:
             packs = shuffled_best_fit(lengths, budget, np.random.default_rng(0))
