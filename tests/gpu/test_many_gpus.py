@@ -9,7 +9,7 @@ import pytest
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
 from tests.distributed.processes import together
-from tests.distributed.test_many_processes import held_out, plan, same
+from tests.distributed.test_many_processes import figures, plan, same
 from tests.made import dataset
 from tests.train.test_run import losses
 
@@ -33,7 +33,8 @@ def test_the_loss_on_two_gpus_is_that_on_one_in_float32(data: Path, tmp_path: Pa
     progress = together(2, on_gpus, config, data, tmp_path / "two")
     assert progress[0] == progress[1]
     assert same(tmp_path / "two", tmp_path / "one", tolerance=1e-4)
-    assert held_out(tmp_path / "two") == pytest.approx(held_out(tmp_path / "one"), rel=1e-4)
+    one, two = (figures(tmp_path / name, "held_out", "loss") for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from ..config import require, suggestion
 from ..errors import ConfigError
 
@@ -122,7 +124,7 @@ class NiTConfig:
 
         Counts matrix products only, two operations a multiply-add, attention within each image.
         """
-        return round(sum(self.image_flops(length) for length in lengths))
+        return round(float(np.sum(self.image_flops(np.asarray(lengths)))))
 
     def image_flops(self, tokens: Any) -> Any:
         """The same of one image, from its tokens: a number, or an array of them."""

@@ -43,7 +43,7 @@ class Checkpoints:
     def __init__(self, folder: Path, team: Team, keep: int) -> None:
         self._folder, self._team, self._keep = folder, team, keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._stager = DefaultStager(StagingOptions(team.device.type == "cuda", False, False, False))
+        self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._writing: Future[None] | None = None
 
     def save(self, state: TrainState) -> Path:

@@ -3,6 +3,7 @@
 The network knows nothing of this. Alone, a process is a team of one, for which nothing here does anything.
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from ..ranks import Ranks
 from ..shapes import Tensor
 from .config import TrainConfig
 from .precision import in_bfloat16
+
+logger = logging.getLogger(__name__)
 
 WAIT = timedelta(minutes=30)  # of one process for the others, such as while one of them makes pictures
 STATE_BYTES = 20  # of a parameter: weight, average, two moments, gradient
@@ -150,6 +153,9 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
         dist.init_process_group(backend, store=_store(), rank=ranks.rank, world_size=ranks.world, timeout=WAIT)
         control, saving = (dist.new_group(backend="gloo", timeout=WAIT) for _ in range(2))
         sharded = _shards(config, device)
+        if ranks.rank == 0:
+            kind = "FSDP2" if sharded else "DDP"
+            logger.info("%d processes, %s; steps are not recorded as CUDA graphs", ranks.world, kind)
         yield Team(ranks=ranks, device=device, sharded=sharded, control=control, saving=saving)
     except RuntimeError as error:
         if not _is_lost_connection(error):
