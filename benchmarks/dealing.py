@@ -16,7 +16,7 @@ from recording import record
 from anyres.model.config import NiTConfig
 from anyres.packing.algorithms import shuffled_best_fit
 from anyres.packing.dealing import deal, even_packs
-from packing import native_lengths
+from packing import mixes
 
 COST = NiTConfig.preset("xl", num_classes=1000).image_flops
 BUDGETS = (16384, 65536)
@@ -35,15 +35,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "dealing.json")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    third = options.images // 3
-    mixes = {
-        "three variants": np.concatenate([np.full(third, 64), np.full(third, 256), native_lengths(third, rng)]),
-        "native only": native_lengths(options.images, rng),
-        "all octaves": np.exp(rng.uniform(np.log(16), np.log(4096), options.images // 4)).astype(np.int64),
-    }
+    all_lengths = mixes(options.images, rng)
+    octaves = np.exp(rng.uniform(np.log(16), np.log(4096), options.images // 4))
+    all_lengths["all octaves"] = octaves.astype(np.int64)
     results = []
     print(f"{'lengths':15} {'budget':>6} {'ranks':>5} {'each':>5}  whole packs   exchanged: mean, 99%, most  ms a step")
-    for mix, lengths in mixes.items():
+    for mix, lengths in all_lengths.items():
         for budget in BUDGETS:
             packs = shuffled_best_fit(lengths, budget, np.random.default_rng(0))
             for ranks, each in RANKS:

@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from ..config import from_dict, to_dict
 from ..errors import AnyResError, CheckpointError
 from ..files import make_folder, read_json, remove_leftovers, replacing, write_json, writing
-from .distributed import Team
+from .distributed import Team, is_lost_connection
 from .state import Progress, TrainState
 
 logger = logging.getLogger(__name__)
@@ -165,6 +165,8 @@ def _load(path: Path, state: TrainState) -> None:
         raise CheckpointError(error.got, wanted=error.wanted, fix=error.fix) from error
     # torch reports damage by many types, one of them no Exception: any of them means that this one is lost
     except (Exception, CheckpointException) as error:
+        if is_lost_connection(error):
+            raise
         raise CheckpointError(
             f"checkpoint {path} cannot be read: {_last_line(error)}",
             wanted="a whole checkpoint",

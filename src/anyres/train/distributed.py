@@ -158,7 +158,7 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
             logger.info("%d processes, %s; steps are not recorded as CUDA graphs", ranks.world, kind)
         yield Team(ranks=ranks, device=device, sharded=sharded, control=control, saving=saving)
     except RuntimeError as error:
-        if not _is_lost_connection(error):
+        if not is_lost_connection(error):
             raise
         raise BackendError(
             f"process {ranks.rank} of {ranks.world} has lost another one: {str(error).splitlines()[0]}",
@@ -206,6 +206,6 @@ def _parameters(config: NiTConfig) -> int:
         return sum(parameter.numel() for parameter in NiT(config).parameters())
 
 
-def _is_lost_connection(error: RuntimeError) -> bool:
+def is_lost_connection(error: BaseException) -> bool:
     """Whether it is one of torch.distributed's; gloo's are plain RuntimeErrors that name its source."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
