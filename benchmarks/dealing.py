@@ -1,6 +1,6 @@
 """How evenly the packs of a step are dealt to ranks: whole packs as they come, and after images are exchanged.
 
-    OMP_NUM_THREADS=1 python benchmarks/dealing.py [--images N] [--out FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks dealing [--images N] [--out FILE]
 
 Imbalance is how much longer the costliest rank of a step computes than all would if they were even, by the operations
 of the `xl` network. Lengths: those of `packing.py`, and as many of each octave from 16 to 4,096 tokens.
@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from recording import record
 
 from anyres.model.config import NiTConfig
 from anyres.packing.algorithms import shuffled_best_fit
 from anyres.packing.dealing import deal, even_packs
-from packing import mixes
+
+from .packing import mixes
+from .recording import RESULTS, record
 
 COST = NiTConfig.preset("xl", num_classes=1000).image_flops
 BUDGETS = (16384, 65536)
@@ -32,7 +33,7 @@ def imbalance(costs: list[float], ranks: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200_000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "dealing.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "dealing.json")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     all_lengths = mixes(options.images, rng)
@@ -72,7 +73,3 @@ def main() -> None:
                     f"{row['ms_a_step']:8.1f}"
                 )
     record(options.out, results)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """The loader's throughput on a CPU: tokens/s of packs made, and of packs made and drawn (noise, times, labels).
 
-    OMP_NUM_THREADS=1 python benchmarks/loader.py [--seconds S] [--out FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks loader [--seconds S] [--out FILE]
 
 Latents of 32 channels, a cell a token, with lengths like ImageNet's at 32 px a token (`packing.py`), from memory. The
 packs of a step, where there are several, are made even, and one of `ranks` processes makes its share.
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from recording import record
 
 from anyres.latents.autoencoder import LatentScaling
 from anyres.model.config import NiTConfig
@@ -22,7 +21,9 @@ from anyres.packing.pack import Pack
 from anyres.packing.plan import PackingConfig
 from anyres.train.config import TrainConfig
 from anyres.train.losses import draw
-from packing import native_lengths
+
+from .packing import native_lengths
+from .recording import RESULTS, record
 
 IMAGES, CHANNELS, BUDGET = 50_000, 32, 16_384
 STEPS = ((1, 1), (8, 1), (8, 8))  # packs of a step, ranks
@@ -52,7 +53,7 @@ class MadeLatents:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "loader.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "loader.json")
     options = parser.parse_args()
     packing = PackingConfig(budget=BUDGET)
     config = TrainConfig(model=NiTConfig.preset("xl", num_classes=1000), packing=packing, steps=1)
@@ -78,7 +79,3 @@ def main() -> None:
             )
             print(f"{what:15} {packs_per_step:2} packs a step, {ranks} ranks: {rate:12,.0f} tokens/s")
     record(options.out, {"workers": WORKERS, "budget": BUDGET, "channels": CHANNELS, "rows": results})
-
-
-if __name__ == "__main__":
-    main()

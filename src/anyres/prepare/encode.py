@@ -101,15 +101,17 @@ def prepare(options: PrepareOptions) -> PrepareReport:
         found = find_images(options.images)
         _check_labels(options, found)
         writer.agree(_settings(options))
-        autoencoder = _autoencoder(options, found)
+        dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
+        autoencoder = _autoencoder(options, found).to(device, dtype)
         identity, scaling = autoencoder.identity, autoencoder.scaling
         _check_squares(options, identity)
         # its weights, not its name: a folder may be moved, or its content replaced
-        writer.agree({"autoencoder": f"{identity.kind} {identity.fingerprint}"})
+        computed_in = str(autoencoder.dtype).removeprefix("torch.")
+        writer.agree({"autoencoder": f"{identity.kind} {identity.fingerprint}", "dtype": computed_in})
         finished = writer.finished_sources()
         pending = _pending(options, found, finished, writer.rejected_stamps())
         with progress("prepare", len(found.files), "image", done=len(found.files) - len(pending)) as bar:
-            Encoder(options, autoencoder.to(device), writer).run(pending, bar)
+            Encoder(options, autoencoder, writer).run(pending, bar)
         info = writer.finish(
             autoencoder=identity,
             scaling=scaling,
@@ -139,7 +141,6 @@ def _settings(options: PrepareOptions) -> dict:
         "max_side": options.max_side,
         "multiple_of_cells": options.multiple_of_cells,
         "upscale": options.upscale,
-        "dtype": options.dtype,
     }
 
 

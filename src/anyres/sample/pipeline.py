@@ -23,10 +23,11 @@ from ..packing.pack import PackShape
 from ..shapes import Float, Tensor
 from .decoding import decode_images
 from .field import guided_velocity
+from .recording import Recordings
 from .request import ImageRequest, LabelTable, SamplingSettings, Solver, make_packs, make_requests
 
 BUDGET = {"cpu": 4096, "mps": 4096, "cuda": 16384}  # tokens sampled together, by default
-DECODED_PX = {"cpu": 2**20, "mps": 2**21, "cuda": 2**23}  # px decoded together
+DECODED_PX = {"cpu": 2**20, "mps": 2**21, "cuda": 2**22}  # px decoded together
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,6 +82,7 @@ class Pipeline:
         self.model, self.autoencoder, self.labels, self.scaling = model.eval(), autoencoder, labels, scaling
         self.path, self.trained_side, self.name = path, trained_side, name
         self.defaults = defaults or SamplingSettings()
+        self._recordings = Recordings()
 
     @classmethod
     def from_pretrained(
@@ -98,7 +100,8 @@ class Pipeline:
             name: what to load.
             revision: branch, tag or commit of a hub repository.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-            dtype: of the network: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, else float32.
+            dtype: of the network: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, else float32. The
+                autoencoder computes in float32 where the network does, else in bfloat16.
             attention: the attention backend.
 
         Raises:
@@ -263,7 +266,13 @@ class Pipeline:
     ) -> Float[Tensor, "tokens values"]:
         """From noise to latents, for the images of one pack; the state holds their tokens alone, no padding."""
         velocity = guided_velocity(
-            self.model, pack, settings, trained_side=self.trained_side, shape=shape, weaker=weaker
+            self.model,
+            pack,
+            settings,
+            trained_side=self.trained_side,
+            shape=shape,
+            weaker=weaker,
+            recordings=self._recordings,
         )
         start = self._draw(pack, "start")
         if settings.solver == "sde":

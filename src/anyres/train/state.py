@@ -2,9 +2,9 @@
 
 import copy
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
-from torch import nn
 
 from .. import noise
 from ..model.nit import NiT
@@ -13,6 +13,7 @@ from ..ranks import Ranks
 from .config import TrainConfig
 from .distributed import Team
 from .graphs import GraphedGradient, records
+from .update import Update, update_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,22 +35,22 @@ class Progress:
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything that a checkpoint holds, and the recorded step where there is one.
+    """Everything that a checkpoint holds, what updates it, and the recorded step where there is one.
 
     Attributes:
         model: the weights.
-        network: what training's passes go through: the model, or what exchanges its gradients around it.
         average: the average of the weights.
         optimizer: with its moments.
+        update: what follows the gradient; it has the network that training's passes go through.
         progress: how far the run has come.
         team: the processes that train together.
         graphed: the recorded step.
     """
 
     model: NiT
-    network: nn.Module
     average: NiT
     optimizer: torch.optim.Optimizer
+    update: Update
     progress: Progress
     team: Team
     graphed: GraphedGradient | None = None
@@ -80,12 +81,14 @@ class TrainState:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        graphed = GraphedGradient(model, config) if records(config, device) else None
+        update = update_for(model, average, optimizer, config, team)
+        # one process records, so that what computes is a network
+        graphed = GraphedGradient(cast(NiT, update.network), config) if records(config, device) else None
         return cls(
             model=model,
-            network=team.network(model),
             average=average,
             optimizer=optimizer,
+            update=update,
             progress=Progress(),
             team=team,
             graphed=graphed,

@@ -4,12 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from torch import nn
 
 from ..shapes import Float, Tensor
 from . import ema
 from .config import TrainConfig
-from .distributed import local
 from .losses import DrawnPack, LossSums, pack_loss
 from .state import TrainState
 
@@ -48,11 +46,12 @@ def backward(
         sums = state.graphed(packs, tokens)
     else:
         sums = []
-        state.optimizer.zero_grad(set_to_none=True)
+        network = state.update.network
+        network.zero_grad(set_to_none=True)
         share = tokens / state.team.size  # the processes' gradients are averaged, never their losses
         for pack in packs:
-            with state.team.pass_of(state.network, last=pack is packs[-1]):
-                sums.append(pack_loss(state.network, pack.to(state.model.device), config))
+            with state.team.pass_of(network, last=pack is packs[-1]):
+                sums.append(pack_loss(network, pack.to(state.model.device), config))
                 (sums[-1].total / share).backward()
     names = [field.name for field in fields(LossSums)]
     of_all = state.team.sum(torch.stack([sum_of(getattr(part, name).detach() for part in sums) for name in names]))
@@ -62,23 +61,11 @@ def backward(
 def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcome:
     """Clip, step and average; on the device, and there only where loss and gradient are finite.
 
-    Loss and norm are those of all processes, so all of them step, or none. The rest is each one's own part.
+    Loss and norm are those of all processes, so all of them step, or none.
     """
-    gradients = [local(weight.grad) for weight in state.model.parameters() if weight.grad is not None]
-    norm = state.team.norm(nn.utils.get_total_norm(gradients))
-    scale = (config.optimizer.clip / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
-    finite = (norm.isfinite() & loss.total.isfinite()).to(torch.float32)
-    number, settings = state.progress.step + 1, config.optimizer
-    warm = min(1.0, number / settings.warmup_steps) if settings.warmup_steps else 1.0
-    for group in state.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * warm
-    # the fused optimizer skips its update where found_inf is 1: the interface that GradScaler uses
-    state.optimizer.grad_scale = None  # pyright: ignore[reportAttributeAccessIssue]
-    state.optimizer.found_inf = 1 - finite  # pyright: ignore[reportAttributeAccessIssue]
-    state.optimizer.step()
-    ema.update(state.average, state.model, ema.decay_at(number, config.ema), finite)
-    return StepOutcome(loss=loss, gradient_norm=norm, finite=finite)
+    number = state.progress.step + 1
+    applied = state.update(loss.total, number, ema.decay_at(number, config.ema))
+    return StepOutcome(loss=loss, gradient_norm=applied.gradient_norm, finite=applied.finite)
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:
