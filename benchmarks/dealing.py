@@ -54,6 +54,8 @@ def main() -> None:
                     seconds += time.perf_counter() - start
                     for packed, found in ((step, whole), (even, exchanged)):
                         found.append(imbalance([float(COST(lengths[pack]).sum()) for pack in packed], ranks))
+                if not whole:  # too few images for one step
+                    continue
                 row = {
                     "lengths": mix,
                     "budget": budget,
