@@ -12,6 +12,8 @@ NAMES = (
     "attention",
     "codec",
     "packing",
+    "dealing",
+    "loader",
     "pack_variance",
     "position_order",
     "position_order_plots",

@@ -37,20 +37,23 @@ def native_lengths(images: int, rng: np.random.Generator) -> np.ndarray:
     return native_grids(images, rng).prod(axis=1)
 
 
+def mixes(images: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Lengths of a dataset in the paper's three variants, and of one of native sizes."""
+    third = images // 3
+    return {
+        "three variants": np.concatenate([np.full(third, 64), np.full(third, 256), native_lengths(third, rng)]),
+        "native only": native_lengths(images, rng),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_280_000)
     parser.add_argument("--out", type=Path, default=RESULTS / "packing.json")
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    third = options.images // 3
-    mixes = {
-        "three variants": np.concatenate([np.full(third, 64), np.full(third, 256), native_lengths(third, rng)]),
-        "native only": native_lengths(options.images, rng),
-    }
     results = []
     print(f"{'lengths':15} {'algorithm':18} {'budget':>6} {'seconds':>8} {'full':>9} {'one size':>9} images a pack")
-    for mix, lengths in mixes.items():
+    for mix, lengths in mixes(options.images, np.random.default_rng(0)).items():
         for name, algorithm in ALGORITHMS.items():
             for budget in BUDGETS:
                 seconds = []

@@ -176,14 +176,13 @@ def _reference(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from .recipes.command import options_parser, report
+    from .recipes.command import exit_status, options_parser, report, run
 
     options = _parse(options_parser(arguments), "train", arguments, TRAIN_DESCRIPTION)
-    from .train.loop import train
-
-    finished = train(options.config, options.data, options.out, device=options.device)
-    print(report(finished))
-    return 128 + finished.signal if finished.signal else 0
+    finished = run(options)
+    if finished.leads:  # one process of several speaks
+        print(report(finished))
+    return exit_status(finished)
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

@@ -30,7 +30,7 @@ class _Rich:
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str, *, done: int = 0) -> Iterator[Bar]:
+def progress(description: str, total: int, unit: str, *, done: int = 0, shown: bool = True) -> Iterator[Bar]:
     """A bar with rate and time left, removed when it is done.
 
     Args:
@@ -38,11 +38,12 @@ def progress(description: str, total: int, unit: str, *, done: int = 0) -> Itera
         total: when it is done, in units.
         unit: what is counted, such as "image".
         done: units done before, which do not count in the rate.
+        shown: False for all but one of several processes that do the same.
     """
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not (shown and console.is_terminal):
         yield _Silent()
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn

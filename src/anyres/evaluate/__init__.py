@@ -4,7 +4,7 @@
     command.py     the two commands
     evaluation.py  one evaluation: images or a model against a reference, beside controls
     subject.py     what is evaluated
-    samples.py     images sampled on the spot, in one process or several (ranks.py)
+    samples.py     images sampled on the spot, in one process or several
     bench.py       what it is measured by: a network and a reference, found or made
     sources.py     a folder of images or an .npz file
     pictures.py    brought to one size by a stated protocol

@@ -10,11 +10,11 @@ from ..devices import pick_device
 from ..errors import DataError
 from ..grid import Size
 from ..prepare.images import RejectedImageError
+from ..ranks import Ranks
 from .features import load_network
 from .measuring import Measuring
 from .options import MeasuringOptions, ReferenceOptions
 from .pictures import Framing
-from .ranks import Ranks
 from .reference import HELD_OUT_SHARE, MANIFEST, Manifest, Reference, ReferencePlan, make_reference, read_manifest
 from .sources import Source, open_source
 

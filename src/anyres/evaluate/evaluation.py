@@ -14,6 +14,7 @@ from ..config import require, to_dict
 from ..errors import ConfigError, DataError
 from ..files import make_folder
 from ..grid import SHAPES, Size
+from ..ranks import Ranks
 from ..train.folder import device_name
 from .bench import Bench, NamedPictures, set_up
 from .controls import columns, separations
@@ -22,7 +23,6 @@ from .figures import LEAST_IMAGES, figures, groups, memorisation, nearest, size_
 from .options import EvaluateOptions
 from .pictures import Counts
 from .presets import IMAGES
-from .ranks import Ranks
 from .report import REFERENCE, SAMPLES, SHEET_IMAGES, kept_report, write_report
 from .results import Evaluation, Figures, Origin
 from .samples import SamplingRecord, make_samples, record, requests

@@ -15,11 +15,11 @@ from ..files import make_folder, read_json, write_json
 from ..grid import Size
 from ..prepare.images import ImageFile
 from ..progress import progress
+from ..ranks import Ranks
 from ..sample.pipeline import Pipeline
 from ..sample.request import ImageRequest, SamplingSettings
 from ..sample.writer import file_name, recipe_of, save_images
 from .features import weights_hash
-from .ranks import Ranks
 from .sets import FeatureSet
 from .sources import FolderSource
 

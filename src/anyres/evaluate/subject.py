@@ -9,6 +9,7 @@ from ..errors import ConfigError
 from ..files import read_json
 from ..grid import Size
 from ..latents.format import DatasetInfo
+from ..ranks import Ranks
 from ..sample.folder import PIPELINE
 from ..sample.pipeline import Pipeline
 from ..sample.request import SamplingSettings
@@ -17,7 +18,6 @@ from ..train.folder import CONFIG, DATA
 from .options import EvaluateOptions
 from .pictures import Framing
 from .presets import PRESETS, Published
-from .ranks import Ranks
 from .sources import Source, open_source
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from ..config import require, suggestion
 from ..errors import ConfigError
 
@@ -122,12 +124,15 @@ class NiTConfig:
 
         Counts matrix products only, two operations a multiply-add, attention within each image.
         """
-        d, tokens = self.hidden_size, sum(lengths)
+        return round(float(np.sum(self.image_flops(np.asarray(lengths)))))
+
+    def image_flops(self, tokens: Any) -> Any:
+        """The same of one image, from its tokens: a number, or an array of them."""
+        d = self.hidden_size
         per_token = 2 * d * d * (4 + 2 * self.mlp_ratio) * self.depth + 4 * d * self.token_values
-        attention = 4 * d * self.depth * sum(length * length for length in lengths)
         modulation = 12 * d * d if self.adaln_rank is None else 2 * self.adaln_rank * 7 * d
         per_image = modulation * self.depth + 4 * d * d + 2 * d * d + 512 * d
-        return round(per_token * tokens + attention + per_image * len(lengths))
+        return per_image + per_token * tokens + 4.0 * d * self.depth * tokens * tokens
 
 
 # arXiv 2506.03131, table of model configurations; `mini` is ours

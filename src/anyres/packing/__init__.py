@@ -2,6 +2,7 @@
 
     algorithms.py  which images share a pack: pure functions on lengths
     plan.py        the packs of an epoch, from (seed, epoch)
+    dealing.py     the packs of a step made equally costly, and dealt to processes
     pack.py        what a pack is: its layout and its static shape
     loader.py      packs of latents for training
 

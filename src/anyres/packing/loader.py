@@ -18,9 +18,11 @@ from ..grid import Cells, patchify
 from ..latents.autoencoder import LatentScaling
 from ..shapes import Float, Tensor
 from .algorithms import Packs
+from .dealing import Share, deal, even_packs
 from .pack import Pack, PackLayout
 from .plan import EpochPlanner, PackingConfig, fit_to_budget, pack_shape
 
+WHOLE = Share()
 WORKERS = max(3, min(8, (os.cpu_count() or 1) // 2))  # threads that make packs
 AHEAD = 2 * WORKERS  # packs made before they are asked for
 
@@ -109,6 +111,7 @@ class PackLoader:
         self.lengths = (self._cells // patch).prod(axis=1, dtype=np.int64)
         self._shape = pack_shape(self.lengths, packing.budget) if one_shape else None
         self._planner = EpochPlanner(self.lengths, packing, seed)
+        self._budget = packing.budget
         self._plans: dict[int, _Plan] = {}
         self._lock = threading.Lock()
 
@@ -118,11 +121,77 @@ class PackLoader:
 
     def pack(self, epoch: int, number: int) -> Pack:
         """A pack, on the host."""
-        plan = self._plan(epoch)
-        images = plan.packs[number].tolist()
+        return self._made(self._images(Position(epoch=epoch, pack=number)))
+
+    def lengths_of(self, position: Position, packs: int) -> np.ndarray:
+        """Tokens of each image of some consecutive packs."""
+        return np.concatenate([self.lengths[self._images(place).numbers] for place in self._places(position, packs)])
+
+    def advance(self, position: Position, packs: int) -> Position:
+        """The position some packs further."""
+        epoch, pack = position.epoch, position.pack + packs
+        while pack >= (inside := self.packs_in(epoch)):
+            epoch, pack = epoch + 1, pack - inside
+        return Position(epoch=epoch, pack=pack)
+
+    def stream(
+        self, position: Position, finish: Callable[[Pack, int], T], *, share: Share = WHOLE, workers: int = WORKERS
+    ) -> Generator[T, None, None]:
+        """The packs from a position on, without end, made ahead in threads that end with the iterator.
+
+        The packs of a step, where it has several, are made even (`even_packs`), whatever the number of processes.
+
+        Args:
+            position: the first pack.
+            finish: what to make of a pack, in the thread too, from the pack and its number in this stream.
+            share: which of the packs to make.
+            workers: threads. The result does not depend on them.
+        """
+        # one core each (torch's setting is a thread's own): more would fight with a network that trains on the CPU
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="packs", initializer=torch.set_num_threads, initargs=(1,))
+        waiting: deque[Future[T]] = deque()
+        place, number = position, 0
+        try:
+            while True:
+                while len(waiting) < AHEAD:
+                    pool.submit(self._plan, place.epoch + 1)  # the next epoch is planned while this one runs
+                    # it begins before the packs that wait for it, so that there is always a thread for it
+                    dealt = pool.submit(self._dealt, place, share)
+                    for mine in range(share.packs_per_step // share.ranks):
+                        waiting.append(pool.submit(self._finished, dealt, mine, number, finish))
+                    place, number = self.advance(place, share.packs_per_step), number + share.packs_per_step
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _finished(self, dealt: "Future[_Hand]", mine: int, first: int, finish: Callable[[Pack, int], T]) -> T:
+        of_step, images = dealt.result()[mine]
+        return finish(self._made(images), first + of_step)
+
+    def _dealt(self, position: Position, share: Share) -> "_Hand":
+        """The packs of the step at a position that the share holds, each with its number in the step."""
+        packs = [self._images(place) for place in self._places(position, share.packs_per_step)]
+        together = _Images.joined(packs)
+        lengths = self.lengths[together.numbers]
+        each = np.split(np.arange(len(lengths)), np.cumsum([len(images.numbers) for images in packs])[:-1])
+        even = even_packs(each, lengths, share.cost, self._budget)
+        mine = deal([float(share.cost(lengths[members]).sum()) for members in even], share.ranks)[share.rank]
+        return [(number, together.some(even[number])) for number in mine]
+
+    def _places(self, position: Position, packs: int) -> list[Position]:
+        return [self.advance(position, number) for number in range(packs)]
+
+    def _images(self, place: Position) -> "_Images":
+        plan = self._plan(place.epoch)
+        numbers = plan.packs[place.pack]
+        return _Images(numbers, plan.flips[numbers])
+
+    def _made(self, of_pack: "_Images") -> Pack:
+        images = of_pack.numbers.tolist()
         cells = [Cells(*self._cells[image].tolist()) for image in images]
         layout = PackLayout.from_grids([c.grid(self._patch) for c in cells], self._shape)
-        parts = [self._tokens(image, c, bool(plan.flips[image])) for image, c in zip(images, cells, strict=True)]
+        flips = of_pack.flips.tolist()
+        parts = [self._tokens(image, c, flip) for image, c, flip in zip(images, cells, flips, strict=True)]
         # scaled once a pack; a token's values are (channels, patch, patch), flattened
         cells_of_tokens = rearrange(torch.cat(parts).float(), "t (c p) -> t p c", p=self._patch**2)
         latents = rearrange(self._dataset.scaling.to_model(cells_of_tokens), "t p c -> t (c p)")
@@ -134,41 +203,6 @@ class PackLoader:
             layout=layout, latents=F.pad(latents, (0, 0, 0, padding)), labels=labels, indices=tuple(rows.tolist())
         )
 
-    def advance(self, position: Position, packs: int) -> Position:
-        """The position some packs further."""
-        epoch, pack = position.epoch, position.pack + packs
-        while pack >= (inside := self.packs_in(epoch)):
-            epoch, pack = epoch + 1, pack - inside
-        return Position(epoch=epoch, pack=pack)
-
-    def stream(
-        self, position: Position, finish: Callable[[Pack, int], T], *, workers: int = WORKERS
-    ) -> Generator[T, None, None]:
-        """The packs from a position on, without end, made ahead in threads that end with the iterator.
-
-        Args:
-            position: the first pack.
-            finish: what to make of a pack, in the thread too, from the pack and its number in this stream.
-            workers: threads. The result does not depend on them.
-        """
-        # one core each (torch's setting is a thread's own): more would fight with a network that trains on the CPU
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="packs", initializer=torch.set_num_threads, initargs=(1,))
-        waiting: deque[Future[T]] = deque()
-        place, number = position, 0
-        try:
-            while True:
-                while len(waiting) < AHEAD:
-                    if place.pack == 0 or number == 0:  # the next epoch is planned while this one runs
-                        pool.submit(self._plan, place.epoch + 1)
-                    waiting.append(pool.submit(self._finished, place, number, finish))
-                    place, number = self.advance(place, 1), number + 1
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _finished(self, place: Position, number: int, finish: Callable[[Pack, int], T]) -> T:
-        return finish(self.pack(place.epoch, place.pack), number)
-
     def _tokens(self, image: int, cells: Cells, flipped: bool) -> Float[Tensor, "tokens values"]:
         """An image's tokens, unscaled, as they are stored."""
         row = int(self._rows[image])
@@ -177,6 +211,9 @@ class PackLoader:
         return patchify(latent if cells == own else _resampled(latent, own, cells), cells, self._patch)
 
     def _plan(self, epoch: int) -> "_Plan":
+        known = self._plans.get(epoch)  # without the lock, which is held for long while another epoch is planned
+        if known is not None:
+            return known
         with self._lock:
             if epoch not in self._plans:
                 flips = noise.generator(self._seed, "flips", epoch).random(len(self._rows)) < 0.5
@@ -190,6 +227,24 @@ class PackLoader:
 class _Plan:
     packs: Packs
     flips: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """The images of a pack, by their numbers among the loader's rows, and whether each is flipped."""
+
+    numbers: np.ndarray
+    flips: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: "Sequence[_Images]") -> "_Images":
+        return cls(np.concatenate([p.numbers for p in parts]), np.concatenate([p.flips for p in parts]))
+
+    def some(self, which: np.ndarray) -> "_Images":
+        return _Images(self.numbers[which], self.flips[which])
+
+
+_Hand = list[tuple[int, _Images]]
 
 
 def _resampled(latent: Float[Tensor, "cells channels"], own: Cells, wanted: Cells) -> Float[Tensor, "cells2 channels"]:

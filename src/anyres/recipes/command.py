@@ -1,17 +1,20 @@
 """`anyres train`: from a recipe's name, a dataset and options to a configuration."""
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch.distributed as dist
 import tyro
 
 from ..errors import ConfigError
 from ..latents.format import LatentDataset
 from ..train.config import TrainConfig
-from ..train.loop import RunReport
+from ..train.loop import RunReport, train
+from ..train.stopping import TIME_IS_UP, seconds_of
 from .builtin import RECIPES, recipe_named
 from .summary import EXAMPLE_SUMMARY, DataSummary
 
@@ -24,6 +27,7 @@ class TrainOptions:
     data: Path
     out: Path
     device: str
+    time_limit: str | None
     config: TrainConfig
 
 
@@ -55,6 +59,7 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions]:
         data: Path,
         out: Path,
         device: str = "auto",
+        time_limit: str | None = None,
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = defaults,
     ) -> TrainOptions:
         """The options.
@@ -64,23 +69,46 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions]:
             data: A dataset, as `anyres prepare` writes it.
             out: The run's folder; an existing run is continued.
             device: auto, cpu, cuda, cuda:N or mps.
+            time_limit: Save and end after this time, such as 23h30m, or minutes.
             config: The recipe's fields.
         """
-        return TrainOptions(recipe=recipe, data=data, out=out, device=device, config=config)
+        return TrainOptions(recipe=recipe, data=data, out=out, device=device, time_limit=time_limit, config=config)
 
     return options
+
+
+def run(options: TrainOptions) -> RunReport:
+    """Train.
+
+    Raises:
+        AnyResError: see `train`; or the time limit is no time.
+    """
+    limit = None if options.time_limit is None else seconds_of(options.time_limit)
+    return train(options.config, options.data, options.out, device=options.device, time_limit=limit)
+
+
+def exit_status(finished: RunReport) -> int:
+    """0, 128 + the signal that stopped the run, or 75 where its time was up.
+
+    Under torchrun 0 in the last case, too: it takes any other for a failure, and would start the processes again.
+    """
+    if finished.stopped == TIME_IS_UP:
+        return 0 if dist.is_torchelastic_launched() else os.EX_TEMPFAIL
+    return 128 + finished.stopped if finished.stopped else 0
 
 
 def report(finished: RunReport) -> str:
     """What is printed at the end."""
     progress = finished.progress
     lines = [
-        f"{'stopped' if finished.signal else 'trained'}: {progress.step:,} steps, {progress.images:,} images, "
+        f"{'stopped' if finished.stopped else 'trained'}: {progress.step:,} steps, {progress.images:,} images, "
         f"{progress.tokens:,} tokens, epoch {progress.position.epoch}",
     ]
     if finished.shrunk:
         lines.append(f"shrunk:  {finished.shrunk:,} images that were longer than a pack")
-    if finished.signal:
+    if finished.stopped == TIME_IS_UP:
+        lines.append("the time limit was reached")
+    if finished.stopped:
         lines.append("to continue, run the same command again")
     else:
         lines.append(f"to sample: anyres sample {finished.folder} --label NAME --size WIDTHxHEIGHT")

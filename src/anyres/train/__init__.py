@@ -9,6 +9,8 @@
     state.py       what a run carries from step to step
     ema.py         averages of the weights
     checkpoint.py  saving and exact resuming
+    distributed.py several processes that train one model
+    stopping.py    signals, a limit of time
     folder.py      the run's folder: what is in it, and who may continue it
     metrics.py     metrics.jsonl, TensorBoard, throughput
     held_out.py    the loss on images that are never trained on

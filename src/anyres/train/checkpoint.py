@@ -1,7 +1,7 @@
-"""Checkpoints: whole or absent, pruned, and resumed exactly.
+"""Checkpoints: whole or absent, pruned, written beside the training, and resumed exactly.
 
-`checkpoints/step-N/` holds the state in torch.distributed.checkpoint's format and `meta.json`, written last; the
-folder appears under its name by a rename.
+`checkpoints/step-N/` holds the state in torch.distributed.checkpoint's format, a file or more from each process, and
+`meta.json`, written last; the folder appears under its name by a rename. It can be resumed by any number of processes.
 """
 
 import logging
@@ -9,17 +9,21 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from ..config import from_dict, to_dict
 from ..errors import AnyResError, CheckpointError
 from ..files import make_folder, read_json, remove_leftovers, replacing, write_json, writing
+from .distributed import Team, is_lost_connection
 from .state import Progress, TrainState
 
 logger = logging.getLogger(__name__)
@@ -27,26 +31,67 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 
 
-def save(folder: Path, state: TrainState, *, keep: int) -> Path:
-    """Write a checkpoint, then remove all but the newest `keep`.
+class Checkpoints:
+    """A run's `checkpoints/`, written by a thread from a copy of the state, while the training goes on.
 
     Args:
-        folder: the run's `checkpoints/`.
-        state: what to write.
+        folder: `checkpoints/`.
+        team: the processes, each of which writes its part.
         keep: checkpoints that stay.
-
-    Raises:
-        DataError: the disk is full or refuses; earlier checkpoints are untouched.
     """
-    make_folder(folder)
-    target = folder / f"step-{state.progress.step}"
-    with replacing(target) as staging, _quiet():
-        _write(state, staging)
-        write_json(staging / "meta.json", {"format_version": FORMAT_VERSION, "progress": to_dict(state.progress)})
-    for old in saved(folder)[:-keep]:
-        with writing(old):
-            shutil.rmtree(old)
-    return target
+
+    def __init__(self, folder: Path, team: Team, keep: int) -> None:
+        self._folder, self._team, self._keep = folder, team, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._stager = DefaultStager(StagingOptions(False, False, False, False))
+        self._writing: Future[None] | None = None
+
+    def save(self, state: TrainState) -> Path:
+        """Begin to write a checkpoint; when it is whole, all but the newest `keep` are removed.
+
+        Returns:
+            Where it will be.
+
+        Raises:
+            DataError: the one before could not be written: the disk is full or refuses.
+        """
+        self.settle()
+        target = self._folder / f"step-{state.progress.step}"
+        copy = self._stager.stage(_tensors(state))
+        self._writing = self._thread.submit(self._write, target, copy, state.progress)
+        return target
+
+    def settle(self) -> None:
+        """Wait until the last checkpoint is written.
+
+        Raises:
+            DataError: the disk is full or refuses; earlier checkpoints are untouched.
+        """
+        writing_now, self._writing = self._writing, None
+        if writing_now is not None:
+            writing_now.result()
+
+    def failed(self) -> bool:
+        """Whether it is known that the last checkpoint could not be written; `settle` says why."""
+        return self._writing is not None and self._writing.done() and self._writing.exception() is not None
+
+    def close(self) -> None:
+        """End the thread, after what it writes."""
+        self._thread.shutdown()
+        self._stager.close()
+
+    def _write(self, target: Path, tensors: Any, progress: Progress) -> None:
+        if not self._team.leads:
+            with writing(target):
+                _write_tensors(tensors, _told(None, self._team), self._team)
+            return
+        make_folder(self._folder)
+        with replacing(target) as staging:
+            _write_tensors(tensors, _told(staging, self._team), self._team)
+            write_json(staging / "meta.json", {"format_version": FORMAT_VERSION, "progress": to_dict(progress)})
+        for old in saved(self._folder)[: -self._keep]:
+            with writing(old):
+                shutil.rmtree(old.rename(old.with_name(f".{old.name}.tmp")))  # at no instant is it half there
 
 
 def saved(folder: Path) -> list[Path]:
@@ -62,13 +107,14 @@ def saved(folder: Path) -> list[Path]:
 def restore(folder: Path, state: TrainState) -> Path | None:
     """Load the newest checkpoint that can be read into `state`; returns it, or None where there is none.
 
-    A damaged checkpoint is passed over with a warning.
+    A damaged checkpoint is passed over with a warning, by all processes if it is for one of them.
 
     Raises:
         CheckpointError: there are checkpoints, but none can be read.
     """
-    if folder.is_dir():
+    if state.team.leads and folder.is_dir():
         remove_leftovers(folder)
+    state.team.wait()
     candidates = saved(folder)
     for path in reversed(candidates):
         try:
@@ -86,10 +132,20 @@ def restore(folder: Path, state: TrainState) -> Path | None:
     return None
 
 
-def _write(state: TrainState, folder: Path) -> None:
+def _told(path: Path | None, team: Team) -> Path:
+    """The leading process's path, in all processes."""
+    paths = [path]
+    if team.size > 1:
+        dist.broadcast_object_list(paths, src=0, group=team.saving)
+    assert paths[0] is not None  # noqa: S101 - the leading process has one
+    return paths[0]
+
+
+def _write_tensors(tensors: Any, folder: Path, team: Team) -> None:
     failures: list[BaseException] = []
     try:
-        state_dict_saver.save(_tensors(state), checkpoint_id=folder, no_dist=True)
+        with _quiet():
+            state_dict_saver.save(tensors, checkpoint_id=folder, process_group=team.saving, no_dist=team.size == 1)
     except CheckpointException as error:  # no Exception; it holds what went wrong, by rank
         failures = [failure for failure, _ in error.failures.values()]
     if failures:
@@ -103,11 +159,14 @@ def _load(path: Path, state: TrainState) -> None:
         _check_version(meta, path)
         progress = from_dict(Progress, meta["progress"], where=str(path / "meta.json"))
         with _quiet():
-            state_dict_loader.load(tensors, checkpoint_id=path, no_dist=True)
+            team = state.team
+            state_dict_loader.load(tensors, checkpoint_id=path, process_group=team.control, no_dist=team.size == 1)
     except AnyResError as error:
         raise CheckpointError(error.got, wanted=error.wanted, fix=error.fix) from error
     # torch reports damage by many types, one of them no Exception: any of them means that this one is lost
     except (Exception, CheckpointException) as error:
+        if is_lost_connection(error):
+            raise
         raise CheckpointError(
             f"checkpoint {path} cannot be read: {_last_line(error)}",
             wanted="a whole checkpoint",

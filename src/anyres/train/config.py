@@ -98,7 +98,8 @@ class TrainConfig:
     steps: int
     """Length of the run."""
     packs_per_step: int = 1
-    """Consecutive packs whose gradients make one step, accumulated one after another."""
+    """Consecutive packs whose gradients make one step, shared equally among the processes that train together and
+    accumulated one after another in each."""
     seed: int = 0
     """Seed of the order, the noise and the initial weights."""
     path: PathName = "linear"
@@ -126,7 +127,10 @@ class TrainConfig:
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
-    """Record the step once and replay it: one launch a pack; "auto" does where it can, on a GPU."""
+    """Record the step once and replay it: one launch a pack; "auto" does where it can, in one process on a GPU."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """With several processes (torchrun): "ddp" keeps all weights in each, "fsdp" a part of each weight; "auto" takes
+    fsdp where weights and what belongs to them would fill more than a quarter of a GPU."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints."""
     keep_checkpoints: int = 2

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..shapes import Float, Tensor
 from .config import EmaConfig
+from .distributed import local
 
 
 def decay_at(step: int, config: EmaConfig) -> float:
@@ -41,11 +42,11 @@ def update(average: nn.Module, model: nn.Module, decay: float, applied: Float[Te
     """Average ← decay·average + (1 − decay)·weights, where the step was applied.
 
     Args:
-        average: the module whose parameters are the average.
+        average: the module whose parameters are the average; of sharded weights each process averages its part.
         model: the trained module.
         decay: of this step.
         applied: 1 on the device where the optimizer stepped, else 0, so that nobody has to wait to know.
     """
     weight = applied * (1 - decay)
     for mean, current in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(current, weight.to(mean.dtype))
+        local(mean).lerp_(local(current), weight.to(mean.dtype))

@@ -20,8 +20,9 @@ import torch
 from .. import __version__
 from ..config import differences, from_dict, to_dict
 from ..errors import CheckpointError, DataError
-from ..files import make_folder, read_json, write_json
+from ..files import make_folder, read_json, remove_leftovers, write_json
 from ..latents.format import DatasetInfo, LatentDataset
+from ..ranks import Ranks
 from .config import TrainConfig
 
 CONFIG, DATA = "config.json", "data.json"
@@ -71,6 +72,7 @@ def open_run(root: Path, config: TrainConfig, dataset: LatentDataset, device: to
         )
     make_folder(root)
     if known:
+        remove_leftovers(root)
         _check_data(root, dataset.info)
     if (root / CONFIG).is_file():
         _check_architecture(root, config)
@@ -89,6 +91,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device_name(device),
+        "processes": Ranks.from_environment().world,
         "threads": torch.get_num_threads(),
         "git": _git_revision(),
     }

@@ -10,6 +10,7 @@ import torch
 from ..errors import BackendError
 from ..model.attention import STATIC_BACKENDS, pick_backend
 from ..model.nit import NiT
+from ..ranks import Ranks
 from ..shapes import Float, Tensor
 from .config import TrainConfig
 from .losses import DrawnPack, LossSums, pack_loss
@@ -28,7 +29,7 @@ def records(config: TrainConfig, device: torch.device) -> bool:
     if missing and config.cuda_graph == "on":
         raise BackendError(
             f"cuda_graph = 'on' needs {missing}",
-            wanted="a CUDA device, and attention by varlen or triton",
+            wanted="one process, a CUDA device, and attention by varlen or triton",
             fix="use --cuda-graph auto or off",
         )
     return missing is None
@@ -37,6 +38,9 @@ def records(config: TrainConfig, device: torch.device) -> bool:
 def _missing(config: TrainConfig, device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"a CUDA device, and this run is on {device.type}"
+    processes = Ranks.from_environment().world
+    if processes > 1:
+        return f"one process, and this run has {processes}"
     dtype = torch.bfloat16 if in_bfloat16(config, device) else torch.float32
     backend = pick_backend(config.attention, device, dtype)
     return None if backend in STATIC_BACKENDS else f"attention by varlen or triton, and this run has {backend}"

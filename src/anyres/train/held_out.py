@@ -4,11 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..packing.loader import PackLoader
+from ..packing.loader import PackLoader, Position
 from .config import TrainConfig
-from .losses import LossSums, draw, pack_loss
+from .losses import draw, pack_loss
 from .state import TrainState
-from .step import sum_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,18 +27,22 @@ class HeldOutLoss:
 
 @torch.no_grad()
 def held_out_loss(state: TrainState, loader: PackLoader, config: TrainConfig) -> HeldOutLoss:
-    """The loss of the averaged weights on held-out packs, with the same packs, times and noise at every call."""
-    sums: list[LossSums] = []
-    tokens = images = 0
-    for number in range(min(config.held_out.packs, loader.packs_in(0))):
-        pack = loader.pack(0, number)
+    """The loss of the averaged weights on held-out packs, with the same packs, times and noise at every call.
+
+    The processes share the packs; each makes as many passes as the others, the last perhaps in vain, since sharded
+    weights are gathered by all of them for each.
+    """
+    device, ranks = state.average.device, state.team.ranks
+    packs = min(config.held_out.packs, loader.packs_in(0))
+    total, flow = torch.zeros((), device=device), torch.zeros((), device=device)
+    for first in range(0, packs, ranks.world):
+        number = first + ranks.rank
+        counts = number < packs
+        number = number if counts else 0
         # no dropout: the loss given the label
-        drawn = draw(pack, config, config.seed, "held-out", number, dropout=0.0)
-        sums.append(pack_loss(state.average, drawn.to(state.average.device), config))
-        tokens += pack.layout.tokens
-        images += pack.layout.images
-    return HeldOutLoss(
-        loss=float(sum_of(part.total for part in sums)) / tokens,
-        flow=float(sum_of(part.flow for part in sums)) / tokens,
-        images=images,
-    )
+        drawn = draw(loader.pack(0, number), config, config.seed, "held-out", number, dropout=0.0)
+        sums = pack_loss(state.average, drawn.to(device), config)
+        total, flow = total + counts * sums.total, flow + counts * sums.flow
+    lengths = loader.lengths_of(Position(epoch=0, pack=0), packs)
+    means = state.team.sum(torch.stack([total, flow])) / int(lengths.sum())
+    return HeldOutLoss(loss=float(means[0]), flow=float(means[1]), images=len(lengths))

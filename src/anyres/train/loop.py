@@ -1,30 +1,34 @@
 """The training run, on one screen."""
 
 import logging
-import signal
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+import time
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 
 from ..devices import pick_device
 from ..errors import DataError
 from ..latents.format import LatentDataset
+from ..packing.dealing import Share
 from ..packing.loader import PackLoader
 from ..packing.pack import Pack
 from ..progress import progress
+from ..ranks import Ranks
 from . import checkpoint
+from .checkpoint import Checkpoints
 from .config import TrainConfig
-from .folder import open_run
+from .distributed import team_of
+from .folder import RunFolder, open_run
 from .graphs import records
 from .losses import DrawnPack, draw
 from .record import Guard, Recorder
 from .state import Progress, TrainState
 from .step import backward, update
+from .stopping import GO_ON, Stopper, stop_signals
 
 logger = logging.getLogger(__name__)
 
@@ -36,62 +40,80 @@ class RunReport:
     Attributes:
         folder: where it is.
         progress: how far it came.
-        signal: the number of the signal that stopped it early, or None.
+        stopped: why it ended early: the number of a signal, `stopping.TIME_IS_UP`, or None.
         shrunk: images that were longer than a pack and were shrunk, as the recipe allowed.
+        leads: whether this process speaks for those that train together.
     """
 
     folder: Path
     progress: Progress
-    signal: int | None
+    stopped: int | None
     shrunk: int
+    leads: bool = True
 
 
-def train(config: TrainConfig, data: Path, out: Path, *, device: str = "auto") -> RunReport:
-    """Train, or continue, the run in `out` on the dataset in `data`.
+def train(
+    config: TrainConfig, data: Path, out: Path, *, device: str = "auto", time_limit: float | None = None
+) -> RunReport:
+    """Train, or continue, the run in `out` on the dataset in `data`; one of several processes where torchrun says so.
 
     Args:
         config: the whole configuration.
         data: a folder that `anyres prepare` wrote.
         out: the run's folder; an existing run is continued from its newest checkpoint.
         device: "auto", "cpu", "cuda" or "mps".
+        time_limit: seconds after which the run saves and ends, or None.
 
     Raises:
+        BackendError: the device is not there, or another process has gone.
         CheckpointError: the run in `out` has another architecture, autoencoder or labels.
+        ConfigError: the packs of a step cannot be shared equally among the processes.
         DataError: the data cannot be read or do not fit the configuration, or the disk refuses.
         NonFiniteError: the loss or the gradient was not finite; the state before that step is saved.
     """
-    place = pick_device(device)
+    deadline = time.monotonic() + time_limit if time_limit is not None else None
+    ranks = Ranks.from_environment()
+    place = pick_device(ranks.device(device))
     dataset = LatentDataset.open(data)
     loader, held_out = loaders(dataset, config, one_shape=records(config, place))
-    folder = open_run(out, config, dataset, place)
-    state = TrainState.create(config, place)
-    resumed = checkpoint.restore(folder.checkpoints, state)
-    if resumed is not None:
-        logger.info("continuing from %s", resumed)
-    guard = Guard(folder, state, config)
-    with closing(Recorder(folder, config, dataset, state, held_out)) as recorder:
-        stopped = run(config, state, loader, guard, recorder)
-    return RunReport(folder=out, progress=state.progress, signal=stopped, shrunk=loader.shrunk)
+    with team_of(config, ranks, place) as team:
+        folder = open_run(out, config, dataset, place) if team.leads else RunFolder(out)
+        state = TrainState.create(config, place, team)
+        resumed = checkpoint.restore(folder.checkpoints, state)
+        if resumed is not None:
+            logger.info("continuing from %s", resumed)
+        with (
+            closing(Checkpoints(folder.checkpoints, team, config.keep_checkpoints)) as checkpoints,
+            closing(Recorder(folder, checkpoints, config, dataset, state, held_out)) as recorder,
+            stop_signals() as received,
+        ):
+            stopper = Stopper(team, received, deadline, checkpoints.failed)
+            stopped = run(config, state, loader, Guard(checkpoints, state), recorder, stopper)
+    return RunReport(folder=out, progress=state.progress, stopped=stopped, shrunk=loader.shrunk, leads=ranks.rank == 0)
 
 
-def run(config: TrainConfig, state: TrainState, loader: PackLoader, guard: Guard, recorder: Recorder) -> int | None:
-    """Every step from the state's to the last; the signal's number if one asked to stop."""
+def run(
+    config: TrainConfig, state: TrainState, loader: PackLoader, guard: Guard, recorder: Recorder, stopper: Stopper
+) -> int | None:
+    """Every step from the state's to the last; why it stopped if it did before."""
+    stopped = GO_ON
     with (
-        stop_signals() as received,
-        progress("train", config.steps, "step", done=state.progress.step) as bar,
+        progress("train", config.steps, "step", done=state.progress.step, shown=state.team.leads) as bar,
         closing(drawn_packs(config, state, loader)) as packs_of_run,
     ):
-        while state.progress.step < config.steps and not received:
-            packs = list(islice(packs_of_run, config.packs_per_step))
-            loss = backward(state, packs, config)
+        while state.progress.step < config.steps and not (stopped := stopper.reason()):
+            lengths = loader.lengths_of(state.progress.position, config.packs_per_step)
+            packs = list(islice(packs_of_run, config.packs_per_step // state.team.size))
+            loss = backward(state, packs, config, tokens=int(lengths.sum()))
             guard.check()  # the step before, which the device has finished by now
             outcome = update(state, loss, config)
             guard.watch(outcome)
-            state.progress = advanced(state.progress, packs, loader)
-            bar.advance(1, **recorder.after_step(packs, outcome, guard))
+            state.progress = advanced(state.progress, lengths, config, loader)
+            bar.advance(1, **recorder.after_step(lengths, outcome, guard))
+        stopper.settle()
         guard.check()
         recorder.finish()
-    return received[0] if received else None
+    return stopped or None
 
 
 def drawn_packs(config: TrainConfig, state: TrainState, loader: PackLoader) -> Generator[DrawnPack, None, None]:
@@ -103,17 +125,20 @@ def drawn_packs(config: TrainConfig, state: TrainState, loader: PackLoader) -> G
         drawn = draw(pack, config, config.seed, first + step, of_step, dropout=config.label_dropout)
         return drawn.pin_memory() if pin else drawn
 
-    return loader.stream(state.progress.position, finish)
+    ranks = state.team.ranks
+    cost = config.model.image_flops
+    share = Share(packs_per_step=config.packs_per_step, rank=ranks.rank, ranks=ranks.world, cost=cost)
+    return loader.stream(state.progress.position, finish, share=share)
 
 
-def advanced(before: Progress, packs: list[DrawnPack], loader: PackLoader) -> Progress:
-    """The progress after one more step on these packs."""
+def advanced(before: Progress, lengths: np.ndarray, config: TrainConfig, loader: PackLoader) -> Progress:
+    """The progress after one more step, on images of these lengths."""
     return replace(
         before,
         step=before.step + 1,
-        images=before.images + sum(pack.layout.images for pack in packs),
-        tokens=before.tokens + sum(pack.layout.tokens for pack in packs),
-        position=loader.advance(before.position, len(packs)),
+        images=before.images + len(lengths),
+        tokens=before.tokens + int(lengths.sum()),
+        position=loader.advance(before.position, config.packs_per_step),
     )
 
 
@@ -168,22 +193,3 @@ def _check_fit(dataset: LatentDataset, config: TrainConfig) -> None:
                 wanted="a model made for this dataset",
                 fix="drop the option that changed it: recipes take both from the dataset",
             )
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that the run can stop after a whole step; a second SIGINT stops at once."""
-    received: list[int] = []
-
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, handle) for number in numbers]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from .. import noise
 from ..flow.loss import direction_loss, flow_loss
 from ..flow.path import path_named
 from ..flow.time import training_times
-from ..model.nit import NiT
 from ..packing.pack import Pack, PackLayout
 from ..shapes import Bool, Float, Int, Tensor
 from .config import TrainConfig
@@ -101,8 +101,14 @@ def draw(pack: Pack, config: TrainConfig, *address: noise.Address, dropout: floa
     return DrawnPack(layout=layout, latents=pack.latents, noise=epsilon, t=t, labels=labels, real=layout.is_real())
 
 
-def pack_loss(model: NiT, pack: DrawnPack, config: TrainConfig) -> LossSums:
-    """The losses of a pack, summed over its real tokens; everything on the model's device."""
+def pack_loss(model: nn.Module, pack: DrawnPack, config: TrainConfig) -> LossSums:
+    """The losses of a pack, summed over its real tokens; everything on the model's device.
+
+    Args:
+        model: the network, or what exchanges its gradients around it.
+        pack: on the model's device.
+        config: the run's.
+    """
     layout = pack.layout
     point = path_named(config.path).sample(pack.latents, pack.noise, pack.t[layout.image_index])
     with autocast(config, layout.device):

@@ -1,8 +1,8 @@
 """What a run does beside its steps: metrics, held-out loss, pictures, checkpoints, the watch for non-finite ones."""
 
-from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..errors import NonFiniteError
@@ -10,7 +10,7 @@ from ..latents.autoencoder import Autoencoder
 from ..latents.format import LatentDataset
 from ..packing.loader import PackLoader
 from ..sample.pipeline import Pipeline
-from . import checkpoint
+from .checkpoint import Checkpoints
 from .config import TrainConfig
 from .folder import RunFolder, device_name
 from .held_out import held_out_loss
@@ -18,7 +18,7 @@ from .metrics import Metrics, Throughput, peak_flops
 from .pictures import draw_pictures, pipeline_of
 from .precision import in_bfloat16
 from .state import Progress, TrainState
-from .step import DrawnPack, StepOutcome
+from .step import StepOutcome
 
 
 class Guard:
@@ -28,8 +28,8 @@ class Guard:
     step's work; the update itself was already withheld on the device.
     """
 
-    def __init__(self, folder: RunFolder, state: TrainState, config: TrainConfig) -> None:
-        self._folder, self._state, self._config = folder, state, config
+    def __init__(self, checkpoints: Checkpoints, state: TrainState) -> None:
+        self._checkpoints, self._state = checkpoints, state
         self._watched: tuple[StepOutcome, Progress] | None = None
 
     def watch(self, outcome: StepOutcome) -> None:
@@ -47,7 +47,8 @@ class Guard:
             return
         outcome, before = watched
         self._state.progress = before
-        saved = checkpoint.save(self._folder.checkpoints, self._state, keep=self._config.keep_checkpoints)
+        saved = self._checkpoints.save(self._state)
+        self._checkpoints.settle()
         raise NonFiniteError(
             f"step {before.step + 1}: loss {float(outcome.loss.total)}, gradient norm {float(outcome.gradient_norm)}",
             wanted="finite numbers",
@@ -57,10 +58,11 @@ class Guard:
 
 
 class Recorder:
-    """Does what is due after a step.
+    """Does what is due after a step. Of several processes the leading one writes; all of them have to be asked.
 
     Args:
         folder: the run's.
+        checkpoints: where to save.
         config: the run's.
         dataset: what it trains on.
         state: the run's, restored already.
@@ -70,28 +72,34 @@ class Recorder:
     def __init__(
         self,
         folder: RunFolder,
+        checkpoints: Checkpoints,
         config: TrainConfig,
         dataset: LatentDataset,
         state: TrainState,
         held_out: PackLoader | None,
     ) -> None:
-        self._folder, self._config, self._dataset = folder, config, dataset
+        self._folder, self._checkpoints, self._config, self._dataset = folder, checkpoints, config, dataset
         self._state, self._held_out = state, held_out
         self._device = state.model.device
-        self._metrics = Metrics(folder.metrics, state.progress.step)
+        self._metrics = Metrics(folder.metrics, state.progress.step) if state.team.leads else None
         peak = peak_flops(device_name(self._device)) if in_bfloat16(config, self._device) else None
-        self._throughput = Throughput(peak)
+        self._throughput = Throughput(peak and peak * state.team.size)
         self._figures: dict[str, Any] = {}
         self._autoencoder: Autoencoder | None = None
-        self._saved_step = state.progress.step if checkpoint.saved(folder.checkpoints) else -1
+        self._saved_step = state.progress.step  # or there is nothing to save yet
 
-    def after_step(self, packs: Sequence[DrawnPack], outcome: StepOutcome, guard: Guard) -> dict[str, Any]:
-        """Do what is due; returns the figures to show beside the progress bar."""
+    def after_step(self, lengths: np.ndarray, outcome: StepOutcome, guard: Guard) -> dict[str, Any]:
+        """Do what is due; returns the figures to show beside the progress bar.
+
+        Args:
+            lengths: tokens of each image of the step.
+            outcome: of the step.
+            guard: which has been given it.
+        """
         config, step = self._config, self._state.progress.step
-        lengths = [grid.tokens for pack in packs for grid in pack.layout.grids]
         # the backward pass costs twice the forward
-        flops = 3 * config.model.forward_flops(lengths)
-        self._throughput.add(images=len(lengths), tokens=sum(lengths), flops=flops)
+        flops = 3 * config.model.forward_flops(lengths.tolist())
+        self._throughput.add(images=len(lengths), tokens=int(lengths.sum()), flops=flops)
         log = step % config.log_every == 0 or step in (1, config.steps)
         held_out = self._held_out is not None and (step % config.held_out.every == 0 or step == config.steps)
         pictures = config.pictures.every > 0 and step % config.pictures.every == 0
@@ -108,12 +116,16 @@ class Recorder:
         """Save where the last step was not, and export the model."""
         if self._saved_step != self._state.progress.step:
             self._save()
+        self._checkpoints.settle()
 
     def close(self) -> None:
         """Close the metrics' files."""
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
     def _log(self, outcome: StepOutcome) -> None:
+        if self._metrics is None:
+            return
         progress = self._state.progress
         loss = outcome.loss
         values = {
@@ -138,10 +150,13 @@ class Recorder:
         step = self._state.progress.step
         if held_out and self._held_out is not None:
             result = held_out_loss(self._state, self._held_out, self._config)
-            self._metrics.write("held_out", step, loss=result.loss, loss_flow=result.flow, images=result.images)
+            if self._metrics is not None:
+                self._metrics.write("held_out", step, loss=result.loss, loss_flow=result.flow, images=result.images)
             self._figures["held-out"] = f"{result.loss:.4f}"
         if pictures:
-            draw_pictures(self._pipeline(), self._config, self._folder.samples, step)
+            pipe = self._pipeline()
+            if pipe is not None:
+                draw_pictures(pipe, self._config, self._folder.samples, step)
         if save:
             self._save()
         if self._device.type == "cuda":
@@ -149,12 +164,17 @@ class Recorder:
         self._throughput.pause()
 
     def _save(self) -> None:
-        checkpoint.save(self._folder.checkpoints, self._state, keep=self._config.keep_checkpoints)
-        self._pipeline().save_pretrained(self._folder.model)
+        self._checkpoints.save(self._state)
+        pipe = self._pipeline()
+        if pipe is not None:
+            pipe.save_pretrained(self._folder.model)
         self._saved_step = self._state.progress.step
 
-    def _pipeline(self) -> Pipeline:
+    def _pipeline(self) -> Pipeline | None:
+        """The averaged weights as a pipeline, in the leading process."""
+        average = self._state.team.whole(self._state.average)
+        if average is None:
+            return None
         if self._autoencoder is None:  # not before the first pictures: it may be large
             self._autoencoder = self._dataset.autoencoder().to(self._device)
-        name = self._folder.root.name
-        return pipeline_of(self._state.average, self._dataset, self._autoencoder, self._config, name)
+        return pipeline_of(average, self._dataset, self._autoencoder, self._config, self._folder.root.name)

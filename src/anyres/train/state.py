@@ -2,13 +2,16 @@
 
 import copy
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 
 from .. import noise
 from ..model.nit import NiT
 from ..packing.loader import Position
+from ..ranks import Ranks
 from .config import TrainConfig
+from .distributed import Team
 from .graphs import GraphedGradient, records
 from .update import Update, update_for
 
@@ -32,23 +35,43 @@ class Progress:
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything that a checkpoint holds, what updates it, and the recorded step where there is one."""
+    """Everything that a checkpoint holds, what updates it, and the recorded step where there is one.
+
+    Attributes:
+        model: the weights.
+        average: the average of the weights.
+        optimizer: with its moments.
+        update: what follows the gradient; it has the network that training's passes go through.
+        progress: how far the run has come.
+        team: the processes that train together.
+        graphed: the recorded step.
+    """
 
     model: NiT
     average: NiT
     optimizer: torch.optim.Optimizer
     update: Update
     progress: Progress
+    team: Team
     graphed: GraphedGradient | None = None
 
     @classmethod
-    def create(cls, config: TrainConfig, device: torch.device) -> "TrainState":
-        """A fresh state; the initial weights follow from the seed alone."""
+    def create(cls, config: TrainConfig, device: torch.device, team: Team | None = None) -> "TrainState":
+        """A fresh state; the initial weights follow from the seed alone.
+
+        Args:
+            config: the run's.
+            device: where this process computes.
+            team: the processes that train together; by default this one alone.
+        """
+        team = team or Team(ranks=Ranks(), device=device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(noise.generator(config.seed, "weights").integers(2**63)))
             model = NiT(config.model, attention=config.attention)
         average = copy.deepcopy(model)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
+        for one in (model, average):
+            team.spread(one, config)
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -58,8 +81,15 @@ class TrainState:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        update = update_for(model, average, optimizer, config)
-        graphed = GraphedGradient(update.network, config) if records(config, device) else None
+        update = update_for(model, average, optimizer, config, team)
+        # one process records, so that what computes is a network
+        graphed = GraphedGradient(cast(NiT, update.network), config) if records(config, device) else None
         return cls(
-            model=model, average=average, optimizer=optimizer, update=update, progress=Progress(), graphed=graphed
+            model=model,
+            average=average,
+            optimizer=optimizer,
+            update=update,
+            progress=Progress(),
+            team=team,
+            graphed=graphed,
         )

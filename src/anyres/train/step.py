@@ -1,7 +1,7 @@
 """One optimizer step: the gradient of its packs, the update."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -27,31 +27,42 @@ class StepOutcome:
     finite: Float[Tensor, ""]
 
 
-def backward(state: TrainState, packs: Sequence[DrawnPack], config: TrainConfig) -> LossSums:
-    """The gradient of the global sum over the global count of real tokens of consecutive packs, left in the weights.
+def backward(
+    state: TrainState, packs: Sequence[DrawnPack], config: TrainConfig, *, tokens: int | None = None
+) -> LossSums:
+    """The gradient of the global sum over the global count of real tokens of a step's packs, left in the weights.
+
+    Args:
+        state: the run's.
+        packs: this process's packs of the step.
+        config: the run's.
+        tokens: real tokens of the step's packs in all processes; by default of these.
 
     Returns:
         The step's losses, means over its real tokens. Nothing is read back from the device.
     """
-    tokens = sum(pack.layout.tokens for pack in packs)
+    tokens = tokens or sum(pack.layout.tokens for pack in packs)
     if state.graphed is not None:
         sums = state.graphed(packs, tokens)
     else:
         sums = []
         network = state.update.network
         network.zero_grad(set_to_none=True)
+        share = tokens / state.team.size  # the processes' gradients are averaged, never their losses
         for pack in packs:
-            sums.append(pack_loss(network, pack.to(network.device), config))
-            (sums[-1].total / tokens).backward()
-    return LossSums(
-        total=sum_of(part.total.detach() for part in sums) / tokens,
-        flow=sum_of(part.flow for part in sums) / tokens,
-        direction=sum_of(part.direction for part in sums) / tokens,
-    )
+            with state.team.pass_of(network, last=pack is packs[-1]):
+                sums.append(pack_loss(network, pack.to(state.model.device), config))
+                (sums[-1].total / share).backward()
+    names = [field.name for field in fields(LossSums)]
+    of_all = state.team.sum(torch.stack([sum_of(getattr(part, name).detach() for part in sums) for name in names]))
+    return LossSums(**dict(zip(names, of_all / tokens, strict=True)))
 
 
 def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcome:
-    """Clip, step and average; on the device, and there only where loss and gradient are finite."""
+    """Clip, step and average; on the device, and there only where loss and gradient are finite.
+
+    Loss and norm are those of all processes, so all of them step, or none.
+    """
     number = state.progress.step + 1
     applied = state.update(loss.total, number, ema.decay_at(number, config.ema))
     return StepOutcome(loss=loss, gradient_norm=applied.gradient_norm, finite=applied.finite)

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..model.elementwise import pick_kernels
 from ..model.nit import NiT
+from ..ranks import Ranks
 from ..shapes import Float, Tensor
 from . import ema
 from .config import OptimizerConfig, TrainConfig
+from .distributed import Team, local
 from .precision import in_bfloat16
 
 
@@ -39,13 +42,22 @@ class Update:
         average: the average of its weights.
         optimizer: AdamW over the model's parameters.
         config: the optimizer's.
+        team: the processes that train together; by default this one alone.
 
     Attributes:
-        network: what computes the loss, and has the gradient: the model.
+        network: what computes the loss, and gives the gradient: the model, or what exchanges gradients around it.
     """
 
-    def __init__(self, model: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> None:
-        self.network = model
+    def __init__(
+        self,
+        model: NiT,
+        average: NiT,
+        optimizer: torch.optim.Optimizer,
+        config: OptimizerConfig,
+        team: Team | None = None,
+    ) -> None:
+        self._team = team or Team(ranks=Ranks(), device=model.device)
+        self.network: nn.Module = self._team.network(model)
         self._model, self._average, self._optimizer, self._config = model, average, optimizer, config
 
     def __call__(self, loss: Float[Tensor, ""], step: int, decay: float) -> Applied:
@@ -65,7 +77,11 @@ class Update:
         """Take over the model's weights, which something else has changed."""
 
     def _apply(self, loss: Float[Tensor, ""], decay: float) -> Applied:
-        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
+        # of sharded weights, each process has its part
+        gradients = [local(weight.grad) for weight in self._model.parameters() if weight.grad is not None]
+        norm = self._team.norm(nn.utils.get_total_norm(gradients))
+        scale = (self._config.clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
         finite = (norm.isfinite() & loss.isfinite()).to(torch.float32)
         # the fused optimizer skips its update where found_inf is 1: the interface that GradScaler uses
         self._optimizer.grad_scale = None  # pyright: ignore[reportAttributeAccessIssue]
@@ -143,10 +159,10 @@ class FusedUpdate(Update):
             }
 
 
-def update_for(model: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: TrainConfig) -> Update:
-    """The update that runs best where the model is."""
-    if pick_kernels(model.kernels, model.device) != "triton":
-        return Update(model, average, optimizer, config.optimizer)
+def update_for(model: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: TrainConfig, team: Team) -> Update:
+    """The update that runs best where the model is; of several processes, the plain one."""
+    if team.size > 1 or pick_kernels(model.kernels, model.device) != "triton":
+        return Update(model, average, optimizer, config.optimizer, team)
     # gradients of several packs are added up in the network's dtype
     half = in_bfloat16(config, model.device) and config.packs_per_step == 1
     dtype = torch.bfloat16 if half else torch.float32

@@ -1,0 +1,8 @@
+"""`python -m anyres`, and so `torchrun -m anyres`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
