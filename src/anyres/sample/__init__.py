@@ -1,6 +1,8 @@
 """Labels and sizes → images.
 
     request.py   what is asked for: labels, sizes, seeds, and how to sample
+    start.py     a picture to start from, and what of it stays
+    canvas.py    the picture laid on an image: px and tokens
     field.py     the velocity of a pack, with guidance, as a solver sees it
     pipeline.py  network, autoencoder and labels together: `Pipeline`
     decoding.py  latents → images
