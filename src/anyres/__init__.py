@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .model.nit import NiT
     from .packing.pack import Pack, PackLayout, PackShape
     from .sample.pipeline import Pipeline
+    from .sample.start import Start
 
 __version__ = "0.1.0"
 
@@ -35,9 +36,10 @@ _PUBLIC = {
     "PackShape": ".packing.pack",
     "Pipeline": ".sample.pipeline",
     "Size": ".grid",
+    "Start": ".sample.start",
 }
 
-__all__ = ["Grid", "NiT", "NiTConfig", "Pack", "PackLayout", "PackShape", "Pipeline", "Size", "__version__"]
+__all__ = ["Grid", "NiT", "NiTConfig", "Pack", "PackLayout", "PackShape", "Pipeline", "Size", "Start", "__version__"]
 
 
 def __getattr__(name: str) -> Any:  # lazily: `anyres --help` must not wait for torch

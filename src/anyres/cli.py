@@ -1,4 +1,4 @@
-"""The command line: `anyres prepare | inspect | train | sample | evaluate | reference`.
+"""The command line: `anyres prepare | inspect | train | sample | evaluate | reference | demo`.
 
 `anyres --help` must answer at once, so nothing heavy is imported before a command is known.
 """
@@ -27,6 +27,7 @@ commands:
   sample    labels and sizes → images
   evaluate  how near made images are to real ones: a report, a comparison, or a sweep
   reference what real images look like to a feature network, kept to evaluate against
+  demo      a local web page to play with a model
 
 options:
   -h, --help     this text; `anyres COMMAND --help` for a command's options
@@ -175,6 +176,16 @@ def _reference(arguments: list[str]) -> int:
     return 0
 
 
+def _demo(arguments: list[str]) -> int:
+    from .demo.options import DemoOptions
+
+    options = _parse(DemoOptions, "demo", arguments, "A local web page to play with a model.")
+    from .demo.command import run
+
+    run(options)
+    return 0
+
+
 def _train(arguments: list[str]) -> int:
     from .recipes.command import exit_status, options_parser, report, run
 
@@ -192,6 +203,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "sample": _sample,
     "evaluate": _evaluate,
     "reference": _reference,
+    "demo": _demo,
 }
 
 if __name__ == "__main__":

@@ -60,6 +60,16 @@ class Path(ABC):
         c = self.coefficients(t[:, None])
         return PathSample(c.alpha * x + c.sigma * noise, c.d_alpha * x + c.d_sigma * noise)
 
+    def velocity_given(
+        self, x_t: Float[Tensor, "*shape"], data: Float[Tensor, "*shape"], t: float
+    ) -> Float[Tensor, "*shape"]:
+        """The velocity at x_t where the data are known: α'·x + σ'·ε with ε = (x_t − α·x)/σ; t > 0.
+
+        Of arXiv 2210.02747 it is theorem 3. On the linear path this is (x_t − x)/t.
+        """
+        c = self.coefficients(torch.tensor(t, dtype=x_t.dtype, device=x_t.device))
+        return c.d_alpha * data + c.d_sigma * (x_t - c.alpha * data) / c.sigma
+
     def score(self, x_t: Float[Tensor, "*shape"], velocity: Float[Tensor, "*shape"], t: float) -> Tensor:
         """∇ log p_t(x_t) = −E[ε | x_t]/σ, from the velocity; t > 0.
 

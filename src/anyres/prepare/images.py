@@ -133,7 +133,7 @@ def decode(path: Path) -> DecodedImage:
             if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise RejectedImageError(_bomb(f"{image.width}x{image.height} px"))  # noqa: TRY301
             image.load()
-            return DecodedImage(_rgb(ImageOps.exif_transpose(image)), hashlib.sha256(data).hexdigest())
+            return DecodedImage(upright_rgb(image), hashlib.sha256(data).hexdigest())
     except RejectedImageError:
         raise
     except UnidentifiedImageError:
@@ -220,8 +220,13 @@ def _bomb(size: str) -> str:
     return f"too large to decode safely: {size}, where {Image.MAX_IMAGE_PIXELS:,} px is the bound"
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB; alpha over white."""
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Upright by EXIF, 8-bit RGB, alpha over white.
+
+    Raises:
+        RejectedImageError: values of which is not known what is white.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _from_high_depth(image)
     if image.mode == "La":  # Pillow undoes premultiplied grey in this step only

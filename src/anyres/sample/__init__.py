@@ -1,6 +1,8 @@
 """Labels and sizes → images.
 
     request.py   what is asked for: labels, sizes, seeds, and how to sample
+    start.py     a picture to start from, and what of it stays
+    canvas.py    the picture laid on an image: px and tokens
     field.py     the velocity of a pack, with guidance, as a solver sees it
     recording.py a network's pass recorded as a CUDA graph, for packs of one shape
     pipeline.py  network, autoencoder and labels together: `Pipeline`

@@ -7,9 +7,10 @@ from ..errors import ConfigError
 from ..files import check_writable
 from ..model.nit import NiT
 from ..progress import progress
-from .options import SampleOptions
+from .options import SampleOptions, StartOptions
 from .pipeline import Pipeline, StepInfo
-from .request import ImageRequest, make_requests
+from .request import ImageRequest, make_requests, together
+from .start import Start
 from .writer import SavedImages, recipe_of, save_images
 
 
@@ -33,24 +34,41 @@ def run(options: SampleOptions) -> SavedImages:
             bar.advance(1, pack=f"{info.pack + 1}/{info.packs}")
 
         latents = pipe.latents(requests, settings, budget=options.budget, weaker=weaker, on_step=on_step)
-    images = pipe.decode(latents)
+    images = pipe.images(latents, requests)
     recipes = [recipe_of(pipe, settings, request, model=options.model, weaker=options.weaker) for request in requests]
     return save_images(images, recipes, options.out, contact_sheet=options.contact_sheet, overwrite=options.overwrite)
 
 
 def _requests(pipe: Pipeline, options: SampleOptions) -> tuple[ImageRequest, ...]:
-    """Each label and size with its seed, `count` times with consecutive seeds."""
-    combinations = max(len(options.label), len(options.size), len(options.seed))
+    """Each label, size and picture with its seed, `count` times with consecutive seeds."""
+    start = _starts(options.start)
+    sizes = options.size or (None if start else ("256x256",))
+    combinations = max(len(options.label), len(sizes or ()), len(start or ()), len(options.seed))
     seeds: Sequence[int] = options.seed or range(0, combinations * options.count, options.count)
     requests = make_requests(
         options.label,
-        options.size,
+        sizes,
         list(seeds),
         table=pipe.labels,
         px_per_token=pipe.px_per_token,
         round_size=options.round_size,
+        start=start,
     )
     return tuple(replace(request, seed=request.seed + i) for request in requests for i in range(options.count))
+
+
+def _starts(options: StartOptions) -> list[Start] | None:
+    """The pictures to start from; one of several places on one picture reads it once a place."""
+    if not options.from_:
+        return None
+    given = {"--from": options.from_, "--strength": options.strength, "--mask": options.mask, "--place": options.place}
+    columns = together({name: list(column) for name, column in given.items() if column})
+    count = len(columns["--from"])
+    rows = zip(*(columns.get(name, [None] * count) for name in given), strict=True)
+    return [
+        Start(picture, strength=strength, mask=mask, place=place, paste=options.paste)
+        for picture, strength, mask, place in rows
+    ]
 
 
 def _weaker(pipe: Pipeline, options: SampleOptions) -> NiT | None:

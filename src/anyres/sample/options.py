@@ -48,6 +48,32 @@ class SamplerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StartOptions:
+    """Pictures to start from instead of noise alone. They go together with labels, sizes and seeds, one by one."""
+
+    from_: Annotated[tuple[Path, ...], tyro.conf.arg(name="from")] = ()
+    """Pictures to start from."""
+    strength: tuple[float, ...] = ()
+    """How much of a picture is made anew, 0 to 1; by default 0.6, with --mask 1, and 0 where --place leaves a rest."""
+    mask: tuple[Path, ...] = ()
+    """Pictures of the same sizes: white is made anew, black stays."""
+    place: tuple[str, ...] = ("crop",)
+    """How it lies on an image of another size: crop, stretch, extend (make the rest), or LEFT,TOP in px (likewise)."""
+    paste: bool = True
+    """Put the px that stay back over the finished image."""
+
+    def __post_init__(self) -> None:
+        changed = [name for name in ("strength", "mask") if getattr(self, name)]
+        changed += ["place"] if self.place != ("crop",) else []
+        require(
+            bool(self.from_) or not changed,
+            f"--{' and --'.join(changed)} without a picture",
+            "a picture to start from",
+            "add --from PICTURE",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleOptions(SamplerOptions):
     """Options of `anyres sample`. Labels, sizes and seeds go together one by one; a single one stands for all."""
 
@@ -55,8 +81,8 @@ class SampleOptions(SamplerOptions):
     """A pipeline's folder, a training run's folder, a built-in model or a hub id."""
     label: tuple[str, ...]
     """Names or numbers of classes."""
-    size: tuple[str, ...] = ("256x256",)
-    """Sizes in px, WIDTHxHEIGHT."""
+    size: tuple[str, ...] = ()
+    """Sizes in px, WIDTHxHEIGHT; by default 256x256, or with --from those of the pictures."""
     seed: tuple[int, ...] = ()
     """Seeds; by default 0, 1, 2, …."""
     count: int = 1
@@ -67,6 +93,7 @@ class SampleOptions(SamplerOptions):
     """Take the nearest size that the model can make."""
     weaker: str | None = None
     """A weaker model for autoguidance, in the place of the unlabelled branch."""
+    start: Annotated[StartOptions, tyro.conf.arg(name="")] = StartOptions()
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     contact_sheet: bool = True

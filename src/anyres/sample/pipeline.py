@@ -12,19 +12,21 @@ from .. import noise
 from ..config import require
 from ..devices import state_dtype
 from ..errors import NonFiniteError
+from ..flow.given import GivenTokens, PartlyGivenVelocity
 from ..flow.path import path_named
 from ..flow.solvers import euler, euler_maruyama, heun
-from ..flow.time import solver_times, stochastic_times
 from ..grid import Size, unpatchify
 from ..latents.autoencoder import Autoencoder, LatentScaling
 from ..model.nit import NiT
 from ..model.rope import RotaryMode
 from ..packing.pack import PackShape
 from ..shapes import Float, Tensor
+from .canvas import given_tokens
 from .decoding import decode_images
 from .field import guided_velocity
 from .recording import Recordings
 from .request import ImageRequest, LabelTable, SamplingSettings, Solver, make_packs, make_requests
+from .start import Start
 
 BUDGET = {"cpu": 4096, "mps": 4096, "cuda": 16384}  # tokens sampled together, by default
 DECODED_PX = {"cpu": 2**20, "mps": 2**21, "cuda": 2**22}  # px decoded together
@@ -147,8 +149,9 @@ class Pipeline:
     def __call__(
         self,
         labels: str | int | Sequence[str | int],
-        sizes: str | Size | Sequence[str | Size],
+        sizes: str | Size | Sequence[str | Size] | None = None,
         *,
+        start: Start | Sequence[Start | None] | None = None,
         seeds: int | Sequence[int] | None = None,
         steps: int | None = None,
         solver: Solver | None = None,
@@ -168,7 +171,8 @@ class Pipeline:
 
         Args:
             labels: names or numbers; one for all, or one an image.
-            sizes: px, text as WIDTHxHEIGHT; one for all, or one an image.
+            sizes: px, text as WIDTHxHEIGHT; one for all, or one an image. None: those of the pictures to start from.
+            start: a picture to start from instead of noise alone; one for all, or one an image (or None).
             seeds: one for all, or one an image; by default 0, 1, 2, ….
             steps: solver steps.
             solver: "euler", "heun" or "sde".
@@ -186,11 +190,12 @@ class Pipeline:
             The images, in the order of the request.
 
         Raises:
-            ConfigError: an unknown label, a size that is not a multiple, or an impossible setting.
+            ConfigError: an unknown label, a size that is not a multiple, an impossible setting, or a picture that
+                cannot be laid on its image.
             NonFiniteError: the network made values that are not finite.
         """
         requests = make_requests(
-            labels, sizes, seeds, table=self.labels, px_per_token=self.px_per_token, round_size=round_size
+            labels, sizes, seeds, table=self.labels, px_per_token=self.px_per_token, round_size=round_size, start=start
         )
         settings = self.defaults.changed(
             steps=steps,
@@ -201,7 +206,7 @@ class Pipeline:
             decoupled=decoupled,
         )
         latents = self.latents(requests, settings, budget=budget, shape=shape, weaker=weaker, on_step=on_step)
-        return self.decode(latents)
+        return self.images(latents, requests)
 
     def packs(
         self, requests: Sequence[ImageRequest], budget: int | None = None, shape: PackShape | None = None
@@ -256,6 +261,11 @@ class Pipeline:
         """Latents of any sizes, as `latents` gives them → RGB images."""
         return decode_images(latents, self.autoencoder, DECODED_PX[self.model.device.type])
 
+    def images(self, latents: Sequence[Tensor], requests: Sequence[ImageRequest]) -> list[Image.Image]:
+        """Latents, as `latents` gives them → finished images: decoded, and what stays of pictures put back."""
+        made, px = self.decode(latents), self.px_per_token
+        return [r.canvas.finished(image, px) if r.canvas else image for image, r in zip(made, requests, strict=True)]
+
     def _solve(
         self,
         pack: Sequence[ImageRequest],
@@ -274,12 +284,31 @@ class Pipeline:
             weaker=weaker,
             recordings=self._recordings,
         )
-        start = self._draw(pack, "start")
+        given, path = self._given(pack, settings), path_named(self.path)
+        if given is not None:
+            velocity = PartlyGivenVelocity(velocity=velocity, path=path, given=given)
+        start, times = self._draw(pack, "start"), settings.times()
         if settings.solver == "sde":
-            times = stochastic_times(settings.steps, settings.last_time)
-            path = path_named(self.path)
-            return euler_maruyama(velocity, start, times, lambda step: self._draw(pack, "step", step), path, report)
-        return _SOLVERS[settings.solver](velocity, start, solver_times(settings.steps), report)
+            state = euler_maruyama(velocity, start, times, lambda step: self._draw(pack, "step", step), path, report)
+        else:
+            state = _SOLVERS[settings.solver](velocity, start, times, report)
+        return state if given is None else given.finished(state)
+
+    def _given(self, pack: Sequence[ImageRequest], settings: SamplingSettings) -> GivenTokens | None:
+        """What is known of a pack's tokens; None where all are made from noise alone."""
+        canvases = [request.canvas for request in pack]
+        if not any(canvases):
+            return None
+        settings.check_strengths(canvas.strength for canvas in canvases if canvas)
+        return given_tokens(
+            canvases,
+            [request.size for request in pack],
+            autoencoder=self.autoencoder,
+            scaling=self.scaling,
+            patch=self.model.config.patch_size,
+            device=self.model.device,
+            dtype=state_dtype(self.model.device),
+        )
 
     def _draw(self, pack: Sequence[ImageRequest], *address: noise.Address) -> Float[Tensor, "tokens values"]:
         """Each image's noise, addressed by its own seed."""

@@ -1,16 +1,20 @@
 """What is asked for: labels, sizes, seeds, and how to sample."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..config import from_dict, require, suggestion, to_dict
 from ..errors import ConfigError
+from ..flow.given import SAME_TIME
 from ..flow.guidance import GuidanceConfig
+from ..flow.time import solver_times, stochastic_times
 from ..grid import Grid, Size
 from ..model.rope import RotaryMode
 from ..packing.pack import PackShape
+from .canvas import Canvas
+from .start import Start
 
 Solver = Literal["euler", "heun", "sde"]
 
@@ -70,6 +74,27 @@ class SamplingSettings:
         known = {name: value for name, value in given.items() if value is not None}
         return from_dict(SamplingSettings, to_dict(self) | known, where="settings")
 
+    def times(self) -> tuple[float, ...]:
+        """Of the steps' ends, from 1 to 0."""
+        if self.solver == "sde":
+            return stochastic_times(self.steps, self.last_time)
+        return solver_times(self.steps)
+
+    def check_strengths(self, strengths: Iterable[float]) -> None:
+        """See that each strength, where it is not 0, leaves a step.
+
+        Raises:
+            ConfigError: the last step starts at a greater t.
+        """
+        last = self.times()[-2]
+        for strength in strengths:
+            require(
+                not 0 < strength < last - SAME_TIME,
+                f"strength {strength} in {self.steps} steps, of which the last starts at t = {last:g}",
+                f"a strength of at least {last:g}",
+                "raise the strength or the number of steps",
+            )
+
     def guidance_config(self) -> GuidanceConfig:
         """Scale and interval."""
         return GuidanceConfig(scale=self.guidance, low=self.guidance_low, high=self.guidance_high)
@@ -118,51 +143,76 @@ class ImageRequest:
         size: px.
         grid: tokens.
         seed: of its noise.
+        canvas: the picture that it starts from, laid on it; None where it is made from noise alone.
     """
 
     label: int
     size: Size
     grid: Grid
     seed: int
+    canvas: Canvas | None = None
 
 
 def make_requests(
     labels: str | int | Sequence[str | int],
-    sizes: str | Size | Sequence[str | Size],
+    sizes: str | Size | Sequence[str | Size] | None,
     seeds: int | Sequence[int] | None,
     *,
     table: LabelTable,
     px_per_token: int,
     round_size: bool = False,
+    start: Start | Sequence[Start | None] | None = None,
 ) -> tuple[ImageRequest, ...]:
     """One request an image, from lists of one length; a single value stands for all.
 
     Args:
         labels: names or numbers.
-        sizes: px; text is WIDTHxHEIGHT.
+        sizes: px; text is WIDTHxHEIGHT. None: that of the picture that an image starts from, floored to whole tokens.
         seeds: by default 0, 1, 2, ….
         table: the model's classes.
         px_per_token: px that sides must be multiples of.
         round_size: take the nearest size that is one.
+        start: the pictures to start from; None: from noise alone.
 
     Raises:
-        ConfigError: lists of different lengths, an unknown label, or a size that is not a multiple.
+        ConfigError: lists of different lengths, an unknown label, a size that is not a multiple, none where there is no
+            picture, or a picture that cannot be laid on its image.
     """
-    columns = {"labels": _listed(labels), "sizes": _listed(sizes)}
-    if seeds is not None:
-        columns["seeds"] = _listed(seeds)
+    given = {"labels": labels, "sizes": sizes, "seeds": seeds, "start": start}
+    spread = together({name: _listed(value) for name, value in given.items() if value is not None})
+    count = len(spread["labels"])
+    rows = zip(
+        spread["labels"],
+        spread.get("sizes", [None] * count),
+        spread.get("seeds", range(count)),
+        spread.get("start", [None] * count),
+        strict=True,
+    )
+    requests = []
+    for label, size, seed, picture in rows:
+        px = _size(size, picture, px_per_token)
+        px = px.rounded(px_per_token) if round_size else px
+        number, grid = table.number(label), px.grid(px_per_token)
+        canvas = picture.laid_on(px, px_per_token) if picture else None
+        requests.append(ImageRequest(label=number, size=px, grid=grid, seed=int(seed), canvas=canvas))
+    return tuple(requests)
+
+
+def together(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Lists of one length; a single value stands for all.
+
+    Args:
+        columns: by the name that an error calls them.
+
+    Raises:
+        ConfigError: other lengths, or an empty list.
+    """
     count = max(len(column) for column in columns.values())
     for name, column in columns.items():
         if len(column) not in (1, count) or not column:
             found = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
             raise ConfigError(f"got {found}", wanted="lists of one length, or single values", fix=f"change {name}")
-    spread = {name: column * count if len(column) == 1 else column for name, column in columns.items()}
-    requests = []
-    for label, size, seed in zip(spread["labels"], spread["sizes"], spread.get("seeds", range(count)), strict=True):
-        px = size if isinstance(size, Size) else Size.parse(size)
-        px = px.rounded(px_per_token) if round_size else px
-        requests.append(ImageRequest(label=table.number(label), size=px, grid=px.grid(px_per_token), seed=int(seed)))
-    return tuple(requests)
+    return {name: column * count if len(column) == 1 else column for name, column in columns.items()}
 
 
 def make_packs(
@@ -195,5 +245,15 @@ def _fits(images: int, tokens: int, shape: PackShape) -> bool:
     return padding >= 0 and images + math.ceil(padding / shape.max_seqlen) <= shape.images
 
 
-def _listed(value) -> list:
-    return [value] if isinstance(value, str | int | Size) else list(value)
+def _listed(value: Any) -> list[Any]:
+    return [value] if isinstance(value, str | int | Size | Start) else list(value)
+
+
+def _size(size: str | Size | None, start: Start | None, px_per_token: int) -> Size:
+    if isinstance(size, Size):
+        return size
+    if size is not None:
+        return Size.parse(size)
+    if start is None:
+        raise ConfigError("got no size", wanted="WIDTHxHEIGHT in px, such as 512x256", fix="say how large")
+    return start.fitted_size(px_per_token)

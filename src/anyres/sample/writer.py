@@ -60,6 +60,7 @@ def recipe_of(
         "label_number": request.label,
         "size": str(request.size),
         "seed": request.seed,
+        "start": dict(request.canvas.recipe) if request.canvas else None,
         **to_dict(settings),
         "weaker": weaker,
         "anyres": __version__,
