@@ -84,9 +84,10 @@ class PackLoader:
         seed: of the order and of the flips.
         flip: use either flip of an image, at random; otherwise the image as it is.
         one_shape: pad every pack to one static shape that fits all, as a recorded step wants it.
+        fixed: the packs of these rows, for the algorithm "fixed".
 
     Raises:
-        DataError: the patch does not divide an image, or an image is longer than the budget.
+        DataError: the patch does not divide an image, or an image or a fixed pack is longer than the budget.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class PackLoader:
         seed: int,
         flip: bool = True,
         one_shape: bool = False,
+        fixed: Packs | None = None,
     ) -> None:
         dataset.lengths(patch)  # refuses a patch that does not divide a grid
         own = dataset.cells[rows]
@@ -108,7 +110,7 @@ class PackLoader:
         self.shrunk = int((self._cells != own).any(axis=1).sum())
         self.lengths = (self._cells // patch).prod(axis=1, dtype=np.int64)
         self._shape = pack_shape(self.lengths, packing.budget) if one_shape else None
-        self._planner = EpochPlanner(self.lengths, packing, seed)
+        self._planner = EpochPlanner(self.lengths, packing, seed, fixed)
         self._plans: dict[int, _Plan] = {}
         self._lock = threading.Lock()
 
