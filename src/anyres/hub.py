@@ -55,14 +55,13 @@ def dataset_commit(repo_id: str, revision: str | None) -> str:
     from huggingface_hub import HfApi
 
     try:
-        commit = HfApi().dataset_info(repo_id, revision=revision).sha
+        return str(HfApi().dataset_info(repo_id, revision=revision).sha)
     except Exception as error:  # its transport, and with it the kinds of error, differ between versions
         raise DataError(
             f"there is no folder {repo_id}, and the hub gives no data set of this name: {first_line(error)}",
             wanted="an existing folder, or a repository and a connection to it",
             fix="check the name and the connection; offline, give the commit of a cached one: hf:NAME@COMMIT",
         ) from error
-    return commit or ""
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def test_a_run_trains_in_them(data: LatentDataset, tmp_path: Path) -> None:
 
 
 def test_held_out_images_are_refused_and_the_way_out_is_said(data: LatentDataset) -> None:
-    with pytest.raises(ConfigError, match="rows of the fixed packs of .* are held out") as raised:
+    with pytest.raises(ConfigError, match=r"rows of the fixed packs of .* are held out") as raised:
         loaders(data, config(data, held_out=HeldOutConfig(share=0.3)))
     assert "--held-out.share 0" in raised.value.fix
 
@@ -131,7 +131,7 @@ def test_damaged_packs_are_refused(data: LatentDataset, table: pa.Table | None) 
     (data.path / FILE).write_bytes(b"PAR1")
     if table is not None:
         pq.write_table(table, data.path / FILE)
-    with pytest.raises(DataError, match="does not list packs of 24 rows|cannot be read"):
+    with pytest.raises(DataError, match=r"does not list packs of 24 rows|cannot be read"):
         fixed_packs(data, np.arange(len(data)))
 
 

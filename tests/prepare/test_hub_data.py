@@ -43,7 +43,7 @@ def test_labels_of_any_kind(tmp_path, streaming):
         "label": datasets.ClassLabel(names=["dog", "cat"]),
         "number": datasets.Value("int8"),
         "text": datasets.Value("string"),
-        "list": datasets.List(datasets.Value("int8")),
+        "list": [datasets.Value("int8")],
     }
     columns = {"image": [b"1", b"2", b"3"], "label": [1, 0, -1], "number": [7, 0, None], "text": ["a", "", "b"]}
     folder = stored(tmp_path, features, **columns, list=[[1]] * 3)
