@@ -41,7 +41,7 @@ class Released:
             "manifest": self.manifest,
             "autoencoder": str(self.root / "autoencoder"),
             "num_classes": 12,
-            "latents_per_shard": 3,
+            "latents_per_shard": 4,
             "workers": 2,
         }
         return ImportOptions(out=out, **{**settings, **folders, **others})
