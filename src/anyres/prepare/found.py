@@ -128,6 +128,6 @@ def pick_columns(image: str, label: str | None, there: Sequence[str], where: str
             raise ConfigError(
                 f"{where} has no column {name!r}",
                 wanted=f"one of its columns: {', '.join(there)}",
-                fix=suggestion(name, there) or f"name it with {option}",
+                fix=suggestion(name, there) or f"name one of them with {option}",
             )
     return image, label or (LABEL_COLUMN if LABEL_COLUMN in there else None)

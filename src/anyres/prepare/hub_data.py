@@ -74,9 +74,8 @@ def find_hub_data(options: PrepareOptions) -> Source:
     """
     datasets = _package()
     data, identity = _load(datasets, options)
-    features: dict[str, Any] = data.features or dict.fromkeys(
-        next(iter(data), {})
-    )  # those of a stream may only show in its rows
+    # of a stream of text the columns only show in its rows
+    features: dict[str, Any] = data.features or dict.fromkeys(next(iter(data), {}))
     image, label = pick_columns(
         options.image_column or IMAGE_COLUMN, options.label_column, list(features), str(options.images)
     )
@@ -91,18 +90,14 @@ def find_hub_data(options: PrepareOptions) -> Source:
         names=names,
     )
     if isinstance(data, datasets.IterableDataset):
-        images, labels = _Stream(str(options.images), data, rows), names
+        images = _Stream(str(options.images), data, rows)
+        labels = frozenset(names) if names else None if label else frozenset({UNLABELLED})
     else:
         images = rows.indexed(data)
-        labels = {found.label for found in images} - {""}
+        labels = frozenset(found.label for found in images) - {""}
         if not images:
             raise _empty(str(options.images))
-    return Source(
-        name=str(options.images),
-        images=images,
-        labels=None if labels is None and label else frozenset(labels or {UNLABELLED}),
-        identity=identity,
-    )
+    return Source(name=str(options.images), images=images, labels=labels, identity=identity)
 
 
 @dataclass(frozen=True, kw_only=True)
