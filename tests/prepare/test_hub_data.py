@@ -133,7 +133,7 @@ def test_saved_data_sets_and_their_splits(tmp_path):
     assert [image.source for image in find(tmp_path / "several", split="test", streaming=True).images][-1] == (
         "test/00000023"
     )
-    with pytest.raises(DataError, match=r"cannot be loaded: .*train"):
+    with pytest.raises(DataError, match=r"it has no split train, but test"):
         find(tmp_path / "several")
 
 
@@ -199,6 +199,11 @@ def test_another_data_set_or_split_is_refused_as_rows_are_numbers(tmp_path, refu
     assert "images: hf:one train → hf:two train" in message
     message = refused(f"hf:{tmp_path}/moved/one", "--split", "test", "--out", tmp_path / "data")
     assert "images: hf:one train → hf:one test" in message
+
+
+def test_a_prefix_alone_is_no_name():
+    with pytest.raises(ConfigError, match="hf: without a name"):
+        find("")
 
 
 def test_a_repository_is_pinned_to_a_commit(tmp_path, monkeypatch):

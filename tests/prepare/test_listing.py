@@ -67,6 +67,7 @@ def test_a_file_that_is_not_there_is_found_out_when_it_is_read(tmp_path):
     [
         ("path,label\na.png,cat\n./a.png,dog\n", r"rows 1 and 2 of .* both name a\.png"),
         ("path,label\na.png,cat\n,dog\n", r"row 2 of .* has no path"),
+        ("path,label\na\0.png,cat\n", r"row 1 of .* has no path"),
         ("path,label\n", "lists no image"),
         ('path,label\n"a.png,cat\n', "cannot be read: unexpected end of data"),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
+from ..config import require
 from ..errors import BackendError, ConfigError, DataError, first_line
 from .found import NO_LABEL, Source, SourceImage, UnusableImage, pick_columns
 from .images import UNLABELLED, RejectedImageError, UnreadableImageError, read_file
@@ -199,9 +200,10 @@ def _package() -> Any:
 
 def _load(datasets: Any, options: PrepareOptions) -> tuple[Any, str]:
     """The data set, and what its rows' numbers count in."""
-    name, _, revision = str(options.images).removeprefix(PREFIX).partition("@")
-    split = options.split or SPLIT
-    folder = Path(str(options.images).removeprefix(PREFIX)).expanduser()
+    whole, split = str(options.images).removeprefix(PREFIX), options.split or SPLIT
+    name, _, revision = whole.partition("@")
+    folder = Path(whole).expanduser()
+    require(name != "", f"{PREFIX} without a name", f"{PREFIX}NAME or {PREFIX}FOLDER", fix="name the data set")
     if folder.is_dir():
         name, revision, identity = str(folder), None, folder.resolve().name
     else:
@@ -228,7 +230,10 @@ def _saved(datasets: Any, folder: Path, options: PrepareOptions) -> Any:
     """A data set that `save_to_disk` wrote: one split, or several by name."""
     data = datasets.load_from_disk(str(folder))
     if isinstance(data, datasets.DatasetDict):
-        data = data[options.split or SPLIT]
+        split = options.split or SPLIT
+        if split not in data:
+            raise ValueError(f"it has no split {split}, but {', '.join(data)}")
+        data = data[split]
     elif options.split:
         raise ValueError(f"it has no splits, and {options.split} was asked for")
     return data.to_iterable_dataset() if options.streaming else data

@@ -27,7 +27,7 @@ def find_listed(options: PrepareOptions) -> Source:
     images: dict[str, SourceImage] = {}
     rows: dict[str, int] = {}
     for number, (name, label) in enumerate(read(options), start=1):
-        if not name:
+        if not name or "\0" in name:
             raise DataError(f"row {number} of {path} has no path", wanted="a path in every row", fix="remove the row")
         source = Path(name).as_posix()
         if source in images:

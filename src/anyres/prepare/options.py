@@ -28,7 +28,7 @@ class PrepareOptions:
     """"patch-pca" (fitted to these images on the spot), or the folder or hub id of an AutoencoderDC, AutoencoderKL or
     PatchPCA."""
     revision: str | None = None
-    """Branch, tag or commit of a hub repository."""
+    """Branch, tag or commit of the autoencoder's hub repository."""
     variants: tuple[Literal["native", "square-256", "square-512"], ...] = ("native",)
     """What to make of each image: native keeps its size and shape; the squares are centre crops."""
     crop: tuple[str, ...] = ()

@@ -148,21 +148,27 @@ def read_packs(path: Path, lines: int) -> list[np.ndarray]:
 
 
 def _line(text: str, where: str) -> ReleasedLine:
-    wrong = DataError(
-        f"{where} is {text.strip()[:200]!r}",
-        wanted=f"a JSON object with image_file, latent_file, type and {', '.join(_NUMBERS)}",
-        fix="fetch the manifest again",
-    )
     try:
         entry: Any = json.loads(text)
         names = [entry["image_file"], entry["latent_file"], entry["type"]]
-        original_h, original_w, image_h, image_w, latent_h, latent_w = numbers = [entry[name] for name in _NUMBERS]
+        numbers = [entry[name] for name in _NUMBERS]
     except (ValueError, KeyError, TypeError) as error:
-        raise wrong from error
-    if not all(isinstance(name, str) for name in names) or not all(type(n) is int and n > 0 for n in numbers):
-        raise wrong
-    if names[2] not in TYPES:
-        raise DataError(f"{where} is of type {names[2]!r}", wanted=f"one of {', '.join(TYPES)}", fix="fetch it again")
+        raise _wrong(text, where) from error
+    whole_names = all(isinstance(name, str) and "\0" not in name for name in names)
+    if not whole_names or not all(type(number) is int and number > 0 for number in numbers):
+        raise _wrong(text, where)
+    image_file, latent_file, kind = names
+    if kind not in TYPES:
+        raise DataError(f"{where} is of type {kind!r}", wanted=f"one of {', '.join(TYPES)}", fix="fetch it again")
+    original_h, original_w, image_h, image_w, latent_h, latent_w = numbers
     return ReleasedLine(
-        names[0], names[1], TYPES[names[2]], (original_h, original_w), (image_h, image_w), (latent_h, latent_w)
+        image_file, latent_file, TYPES[kind], (original_h, original_w), (image_h, image_w), (latent_h, latent_w)
+    )
+
+
+def _wrong(text: str, where: str) -> DataError:
+    return DataError(
+        f"{where} is {text.strip()[:200]!r}",
+        wanted=f"a JSON object with image_file, latent_file, type and {', '.join(_NUMBERS)}",
+        fix="fetch the manifest again",
     )
