@@ -64,3 +64,21 @@ def test_failures_of_the_hub(box: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
     with pytest.raises(DataError, match="cannot upload to 'owner/name'"):
         hub.upload_folder(box, "owner/name")
+
+
+def test_a_data_sets_commit_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    class Found:
+        sha = "c" * 40
+
+    def info(_api: Any, repo_id: str, *, revision: str | None) -> Found:
+        asked.append((repo_id, revision))
+        return Found()
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    assert hub.dataset_commit("owner/name", "v1") == "c" * 40
+    assert asked == [("owner/name", "v1")]
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
+    with pytest.raises(DataError, match=r"gives no data set of this name: no route\n.*\n.*hf:NAME@COMMIT"):
+        hub.dataset_commit("owner/name", None)

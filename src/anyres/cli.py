@@ -1,4 +1,4 @@
-"""The command line: `anyres prepare | inspect | train | sample | evaluate | reference | demo`.
+"""The command line: `anyres prepare | inspect | train | sample | evaluate | reference | demo | import-released`.
 
 `anyres --help` must answer at once, so nothing heavy is imported before a command is known.
 """
@@ -21,13 +21,14 @@ Native-resolution image synthesis: models trained on images at their own size an
 which make images of any size and shape.
 
 commands:
-  prepare   a folder of images → a dataset of latents
+  prepare   images → a dataset of latents
   inspect   what is in a dataset, as tables and plots; or a model's attention
   train     train a model by a recipe, or continue a run
   sample    labels and sizes → images
   evaluate  how near made images are to real ones: a report, a comparison, or a sweep
   reference what real images look like to a feature network, kept to evaluate against
   demo      a local web page to play with a model
+  import-released  the latents that were published with the method → a dataset
 
 options:
   -h, --help     this text; `anyres COMMAND --help` for a command's options
@@ -125,10 +126,20 @@ def _parse(kind: Any, command: str, arguments: list[str], description: str, **se
 def _prepare(arguments: list[str]) -> int:
     from .prepare.options import PrepareOptions
 
-    options = _parse(PrepareOptions, "prepare", arguments, "A folder of images → a dataset of latents.")
+    options = _parse(PrepareOptions, "prepare", arguments, "Images → a dataset of latents.")
     from .prepare.encode import prepare
 
     print(prepare(options))
+    return 0
+
+
+def _import_released(arguments: list[str]) -> int:
+    from .prepare.options import ImportOptions
+
+    options = _parse(ImportOptions, "import-released", arguments, "The published latents → a dataset.")
+    from .prepare.released import import_released
+
+    print(import_released(options))
     return 0
 
 
@@ -204,6 +215,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "evaluate": _evaluate,
     "reference": _reference,
     "demo": _demo,
+    "import-released": _import_released,
 }
 
 if __name__ == "__main__":

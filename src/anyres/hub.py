@@ -46,6 +46,24 @@ def built_in() -> list[str]:
     return sorted(path.name for path in MODELS.iterdir() if path.is_dir()) if MODELS.is_dir() else []
 
 
+def dataset_commit(repo_id: str, revision: str | None) -> str:
+    """The commit of a data set's repository that a branch, a tag or None (its main branch) stands for now.
+
+    Raises:
+        DataError: the hub cannot be reached, or has no such repository.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(repo_id, revision=revision).sha)
+    except Exception as error:  # its transport, and with it the kinds of error, differ between versions
+        raise DataError(
+            f"there is no folder {repo_id}, and the hub gives no data set of this name: {first_line(error)}",
+            wanted="an existing folder, or a repository and a connection to it",
+            fix="check the name and the connection; offline, give the commit of a cached one: hf:NAME@COMMIT",
+        ) from error
+
+
 @contextmanager
 def mended_by_installing(folder: Path) -> Iterator[None]:
     """Tell who finds damage in a model in the box to install it again: there is no other copy to restore it from."""

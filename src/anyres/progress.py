@@ -30,12 +30,12 @@ class _Rich:
 
 
 @contextmanager
-def progress(description: str, total: int, unit: str, *, done: int = 0, shown: bool = True) -> Iterator[Bar]:
+def progress(description: str, total: int | None, unit: str, *, done: int = 0, shown: bool = True) -> Iterator[Bar]:
     """A bar with rate and time left, removed when it is done.
 
     Args:
         description: what is going on, in a word or two.
-        total: when it is done, in units.
+        total: when it is done, in units; None where that is not known.
         unit: what is counted, such as "image".
         done: units done before, which do not count in the rate.
         shown: False for all but one of several processes that do the same.

@@ -45,9 +45,10 @@ def write(writer, *sources, rejected=()):
     writer.write_part(rows, latents(rows, seed), latents(rows, seed + 100), items)
 
 
-def finish(writer):
+def finish(writer, **settings):
     autoencoder = patch_pca(CHANNELS)
     return writer.finish(
+        **settings,
         autoencoder=autoencoder.identity,
         scaling=autoencoder.scaling,
         multiple_of_cells=1,
@@ -100,6 +101,34 @@ def test_quality_is_the_mean_over_what_was_measured(tmp_path):
         writer.write_part(rows, latents(rows), latents(rows), [])
         info = finish(writer)
     assert (info.reconstruction_psnr, info.reconstruction_images) == (pytest.approx(23.0), 2)
+
+
+def test_numbers_as_labels_are_in_the_order_of_their_values(tmp_path):
+    with DatasetWriter(tmp_path) as writer:
+        write(writer, "10/1", "9/1", "b/1", "007/1", "100/1", "a/1")
+        assert finish(writer).labels == ("007", "9", "10", "100", "a", "b")
+
+
+def test_given_labels_come_first_also_without_images_and_keep_their_numbers(tmp_path):
+    with DatasetWriter(tmp_path) as writer:
+        write(writer, "c/1", "a/1", "z/1")
+        assert finish(writer, labels=["c", "b", "a"]).labels == ("c", "b", "a", "z")
+    assert LatentDataset.open(tmp_path).labels.tolist() == [0, 2, 3]
+    with DatasetWriter(tmp_path) as writer:
+        write(writer, "d/1")
+        assert finish(writer, labels=["d"]).labels == ("c", "b", "a", "z", "d")
+
+
+def test_a_rejected_row_may_be_of_an_image_of_which_others_were_written(tmp_path):
+    with DatasetWriter(tmp_path) as writer:
+        write(writer, "c/1", rejected=["c/1#square-256", "c/2#native"])
+        assert finish(writer).rejected == 2
+    with DatasetWriter(tmp_path) as writer:
+        assert writer.finished_ids() == {"c/1#native"}
+        write(writer, "c/2")
+        assert finish(writer).rejected == 1
+        assert writer.finished_ids() == {"c/1#native", "c/2#native"}
+    assert (tmp_path / "rejected.csv").read_text() == "source,reason\nc/1#square-256,bad\n"
 
 
 def test_labels_are_sorted_and_new_ones_follow(tmp_path):

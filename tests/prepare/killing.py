@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -12,7 +14,15 @@ from anyres.prepare.encode import PrepareReport, prepare
 from anyres.prepare.options import PrepareOptions
 
 # a server that imported all and computed nothing forks a clean process for each kill
-IMPORTED = (__name__, "pytest", "pyarrow.parquet", "pyarrow.compute", "safetensors.torch", "rich.console")
+IMPORTED = (
+    __name__,
+    "datasets",
+    "pytest",
+    "pyarrow.parquet",
+    "pyarrow.compute",
+    "safetensors.torch",
+    "rich.console",
+)
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(list(IMPORTED))
 Image.init()  # its plugins
@@ -36,14 +46,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def kill(images: Path, out: Path, change: int, **options) -> bool:
     """`run`, killed right before its n-th change of what is in `out`; False if it finished with fewer."""
-    process = SERVER.Process(target=_killed_run, args=(images, out, change, options))
+    return kill_work(partial(run, images, out, **options), out, change)
+
+
+def kill_work(work: Callable[[], object], out: Path, change: int) -> bool:
+    """The same of any work that can be pickled."""
+    process = SERVER.Process(target=_killed, args=(work, out, change))
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
 
 
-def _killed_run(images: Path, out: Path, change: int, options: dict) -> None:
+def _killed(work: Callable[[], object], out: Path, change: int) -> None:
     left = change
 
     def watch(event: str, args: tuple) -> None:
@@ -56,4 +71,4 @@ def _killed_run(images: Path, out: Path, change: int, options: dict) -> None:
 
     os.fsync = no_fsync
     sys.addaudithook(watch)
-    run(images, out, **options)
+    work()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from anyres.errors import DataError
 from anyres.grid import Size
 from anyres.latents.format import LatentDataset
 from anyres.latents.writer import DatasetWriter
-from anyres.prepare import variants
+from anyres.prepare.found import FileImage
 from tests.made import patch_pca, picture, picture_folder
 from tests.prepare.killing import contents, kill, no_fsync, run
 
@@ -124,8 +125,8 @@ def test_a_rejected_file_is_tried_again_when_it_has_changed(images, tmp_path, mo
     assert run(mine, out).info.rejected == 2
     assert (out / "rejected.csv").read_text().splitlines()[1].startswith("cat/00001x.png,")
     tried = []
-    decode = variants.decode
-    monkeypatch.setattr(variants, "decode", lambda path: tried.append(path.name) or decode(path))
+    read = FileImage.read
+    monkeypatch.setattr(FileImage, "read", lambda image: tried.append(Path(image.source).name) or read(image))
     run(mine, out)
     assert tried == []
     picture(Size(24, 24), 9).save(mine / "cat" / "00001x.png")

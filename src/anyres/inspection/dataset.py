@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..grid import SHAPES, Size
+from ..latents.fixed_packs import has_fixed_packs
 from ..latents.format import LatentDataset
+from ..packing.fixed import fixed_packs
 from ..packing.plan import Algorithm, PackingConfig, PackingReport, report
 from ..tables import aligned
 
@@ -22,7 +24,7 @@ class DatasetReport:
         dataset: the dataset.
         tokens: of each row.
         patch: cells a side of a token.
-        packings: at several budgets, by each algorithm.
+        packings: at several budgets, by each algorithm; and the fixed packs, if there are any.
     """
 
     dataset: LatentDataset
@@ -44,7 +46,7 @@ class DatasetReport:
                 ("labels", f"{len(info.labels):,}", ""),
                 ("rejected", f"{info.rejected:,}", "listed in rejected.csv" if info.rejected else ""),
                 ("autoencoder", info.autoencoder.describe(), f"{info.autoencoder.px_per_cell} px a cell"),
-                ("quality", f"{info.reconstruction_psnr:.2f} dB", f"mean of {info.reconstruction_images} images"),
+                ("quality", info.quality, f"mean of {info.reconstruction_images} images"),
                 ("side of the square of equal area, px", " ".join(map(str, quantiles)), "least, 5%, median, 95%, most"),
                 ("cells", f"{cells.sum():,}", f"{cells.mean():.0f} an image"),
                 ("tokens", f"{self.tokens.sum():,}", f"{self.tokens.mean():.0f} an image, at patch {self.patch}"),
@@ -103,4 +105,8 @@ def dataset_report(dataset: LatentDataset, patch: int, budgets: tuple[int, ...])
         for budget in chosen
         for algorithm in ALGORITHMS
     )
+    if has_fixed_packs(dataset.path):
+        packs = fixed_packs(dataset, np.arange(len(dataset)))
+        config = PackingConfig(budget=int(packs.tokens(tokens).max()), algorithm="fixed")
+        packings += (report(tokens, config, fixed=packs),)
     return DatasetReport(dataset=dataset, tokens=tokens, patch=patch, packings=packings)

@@ -7,6 +7,7 @@
     loading.py      from a name or folder to an autoencoder
     format.py       a dataset of latents on disk: what is in it, and reading it
     shards.py       the files that hold the latents
+    fixed_packs.py  packs that a dataset brings with it
     writer.py       writing one, so that nothing is lost or doubled when killed
     journal.py      what the writer remembers of each part that is done
 

@@ -5,6 +5,7 @@
     shard-NNNNN.safetensors  latents and latents_flipped, (cells, channels), float16, as the autoencoder gives them
     autoencoder/             the autoencoder, where it was fitted to these images
     rejected.csv             inputs that could not be read, with the reason
+    fixed_packs.parquet      packs that were imported with the latents; see `fixed_packs.py`
 
 An image is one contiguous slice of a shard, its cells in row-major order.
 """
@@ -61,7 +62,8 @@ class DatasetInfo:
         rejected: inputs that could not be read.
         channel_mean: mean of each channel over all cells, unscaled.
         channel_std: standard deviation likewise.
-        reconstruction_psnr: dB between images and what their latents decode to, the mean over a sample of images.
+        reconstruction_psnr: dB between images and what their latents decode to, the mean over a sample of images;
+            None where latents were imported without the images.
         reconstruction_images: images of that sample.
         multiple_of_cells: cells that sides are multiples of.
         max_side: px; images of this side squared or more were reduced to that area.
@@ -77,12 +79,17 @@ class DatasetInfo:
     rejected: int
     channel_mean: tuple[float, ...]
     channel_std: tuple[float, ...]
-    reconstruction_psnr: float
+    reconstruction_psnr: float | None
     reconstruction_images: int
     multiple_of_cells: int
     max_side: int
     variants: tuple[Variant, ...]
     format_version: int = field(default=FORMAT_VERSION)
+
+    @property
+    def quality(self) -> str:
+        """The dB between images and their decoded latents, in words."""
+        return "not measured" if self.reconstruction_psnr is None else f"{self.reconstruction_psnr:.2f} dB"
 
 
 class LatentDataset:
@@ -130,6 +137,11 @@ class LatentDataset:
 
     def __len__(self) -> int:
         return self._table.num_rows
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Each row's name: source#variant."""
+        return self._strings("id")
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -99,6 +99,10 @@ class DatasetWriter:
         """Inputs that were written."""
         return {source for table in self._tables for source in table.column("source").to_pylist()}
 
+    def finished_ids(self) -> set[str]:
+        """The rows that were written, by the manifest's `id`."""
+        return {name for table in self._tables for name in _ids(table).to_pylist()}
+
     def rejected_stamps(self) -> dict[str, str]:
         """Stamps of the inputs rejected so far."""
         return {item.source: item.stamp for part in self.parts for item in part.rejected}
@@ -146,10 +150,12 @@ class DatasetWriter:
         self._tables.append(write_part(self._parts / f"part-{number:05d}.parquet", part, rows))
         self.parts.append(part)
 
-    def finish(self, **info: Any) -> DatasetInfo:
+    def finish(self, *, labels: Sequence[str] = (), **info: Any) -> DatasetInfo:
         """Write the manifest, rejected.csv and, last, dataset.json.
 
         Args:
+            labels: names that come first, in this order, also those of which there is no image; further ones are
+                sorted.
             **info: the fields of `DatasetInfo` that do not follow from the parts.
 
         Raises:
@@ -167,16 +173,17 @@ class DatasetWriter:
             raise DataError(
                 f"none of the {len(rejected)} images could be used: {'; '.join(reasons[:3])}",
                 wanted="at least one readable image",
-                fix=f"check the folder; {self.folder / REJECTED} lists each image's reason",
+                fix=f"check the images; {self.folder / REJECTED} lists each one's reason",
             )
         table = pa.concat_tables(self._tables)
-        new = set(pc.unique(table.column("label")).to_pylist()) - set(self._labels)
-        labels = (*self._labels, *sorted(new))
+        first = self._labels or tuple(labels)
+        new = set(pc.unique(table.column("label")).to_pylist()) - set(first)
+        names = (*first, *sorted(new, key=_label_order))
         count = sum(part.cells for part in filled)
         mean = np.sum([part.channel_sum for part in filled], axis=0) / count
         square = np.sum([part.channel_square_sum for part in filled], axis=0) / count
         result = DatasetInfo(
-            labels=labels,
+            labels=names,
             images=pc.count_distinct(table.column("source")).as_py(),
             rows=table.num_rows,
             rejected=len(rejected),
@@ -187,7 +194,7 @@ class DatasetWriter:
             reconstruction_images=pc.count(table.column("psnr")).as_py(),
             **info,
         )
-        self._write_manifest(table, labels)
+        self._write_manifest(table, names)
         write_json(self.folder / INFO, to_dict(result))
         return result
 
@@ -218,7 +225,7 @@ class DatasetWriter:
             shutil.rmtree(self.folder / AUTOENCODER, ignore_errors=True)
 
     def _still_rejected(self) -> list[Rejected]:
-        written = self.finished_sources()
+        written = self.finished_sources() | self.finished_ids()
         latest = {item.source: item for part in self.parts for item in part.rejected if item.source not in written}
         return [latest[source] for source in sorted(latest)]
 
@@ -234,7 +241,7 @@ class DatasetWriter:
         # a part's first row starts its shard
         before = np.concatenate([[0], ends])[np.cumsum(rows) - rows]
         columns = {name: table.column(name) for name in COLUMNS if name != "psnr"} | {
-            "id": pc.binary_join_element_wise(table.column("source"), table.column("variant"), "#"),
+            "id": _ids(table),
             "label": pc.index_in(table.column("label"), value_set=pa.array(labels)),
             "shard": np.repeat([part.shard for part in self.parts], rows),
             "cell_offset": ends - area - np.repeat(before, rows),
@@ -253,3 +260,16 @@ class DatasetWriter:
         table.writerows([item.source, item.reason] for item in rejected)
         with replacing(self.folder / REJECTED) as staging:
             staging.write_text(text.getvalue(), encoding="utf-8")
+
+
+def _ids(table: Any) -> Any:
+    """Each row's source#variant."""
+    import pyarrow.compute
+
+    pc: Any = pyarrow.compute
+    return pc.binary_join_element_wise(table.column("source"), table.column("variant"), "#")
+
+
+def _label_order(name: str) -> tuple[bool, int, str]:
+    """Numbers first, by their value, so that they number their classes as far as none is missing."""
+    return (False, int(name), name) if name.isdecimal() else (True, 0, name)

@@ -37,7 +37,7 @@ class Packs:
 
     def efficiency(self, lengths: np.ndarray, budget: int) -> float:
         """Share of the packs' room that holds tokens."""
-        return float(lengths.sum() / (len(self) * budget))
+        return float(self.tokens(lengths).sum() / (len(self) * budget))
 
     def one_size_share(self, lengths: np.ndarray) -> float:
         """Share of packs whose images all have one length: their gradients are lopsided."""
@@ -79,7 +79,7 @@ def lpfhp(lengths: np.ndarray, budget: int, rng: np.random.Generator) -> Packs:
         rows = np.concatenate(columns, axis=1)
         members.append(rows.ravel())
         widths.append(np.full(packs, rows.shape[1]))
-    return _shuffled(_from_widths(members, widths), rng)
+    return shuffled(_from_widths(members, widths), rng)
 
 
 def shuffled_best_fit(lengths: np.ndarray, budget: int, rng: np.random.Generator, reserve: int = 1024) -> Packs:
@@ -125,7 +125,7 @@ def shuffled_best_fit(lengths: np.ndarray, budget: int, rng: np.random.Generator
         last = lpfhp(lengths[rest], budget, rng)
         members.append(rest[last.images])
         widths.append(np.diff(last.offsets))
-    return _shuffled(_from_widths(members, widths), rng)
+    return shuffled(_from_widths(members, widths), rng)
 
 
 def check_budget(lengths: np.ndarray, budget: int) -> None:
@@ -272,7 +272,7 @@ def _from_widths(members: list[np.ndarray], widths: list[np.ndarray]) -> Packs:
     return Packs(np.concatenate(members).astype(np.int64), offsets.astype(np.int64))
 
 
-def _shuffled(packs: Packs, rng: np.random.Generator) -> Packs:
+def shuffled(packs: Packs, rng: np.random.Generator) -> Packs:
     """The same packs in random order."""
     order = rng.permutation(len(packs))
     widths = np.diff(packs.offsets)[order]

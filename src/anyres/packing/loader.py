@@ -86,9 +86,10 @@ class PackLoader:
         seed: of the order and of the flips.
         flip: use either flip of an image, at random; otherwise the image as it is.
         one_shape: pad every pack to one static shape that fits all, as a recorded step wants it.
+        fixed: the packs of these rows, for the algorithm "fixed".
 
     Raises:
-        DataError: the patch does not divide an image, or an image is longer than the budget.
+        DataError: the patch does not divide an image, or an image or a fixed pack is longer than the budget.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class PackLoader:
         seed: int,
         flip: bool = True,
         one_shape: bool = False,
+        fixed: Packs | None = None,
     ) -> None:
         dataset.lengths(patch)  # refuses a patch that does not divide a grid
         own = dataset.cells[rows]
@@ -110,8 +112,8 @@ class PackLoader:
         self.shrunk = int((self._cells != own).any(axis=1).sum())
         self.lengths = (self._cells // patch).prod(axis=1, dtype=np.int64)
         self._shape = pack_shape(self.lengths, packing.budget) if one_shape else None
-        self._planner = EpochPlanner(self.lengths, packing, seed)
-        self._budget = packing.budget
+        self._planner = EpochPlanner(self.lengths, packing, seed, fixed)
+        self._budget, self._as_given = packing.budget, fixed is not None
         self._plans: dict[int, _Plan] = {}
         self._lock = threading.Lock()
 
@@ -139,7 +141,8 @@ class PackLoader:
     ) -> Generator[T, None, None]:
         """The packs from a position on, without end, made ahead in threads that end with the iterator.
 
-        The packs of a step, where it has several, are made even (`even_packs`), whatever the number of processes.
+        The packs of a step, where it has several, are made even (`even_packs`), whatever the number of processes;
+        fixed ones stay as they are.
 
         Args:
             position: the first pack.
@@ -174,7 +177,7 @@ class PackLoader:
         together = _Images.joined(packs)
         lengths = self.lengths[together.numbers]
         each = np.split(np.arange(len(lengths)), np.cumsum([len(images.numbers) for images in packs])[:-1])
-        even = even_packs(each, lengths, share.cost, self._budget)
+        even = each if self._as_given else even_packs(each, lengths, share.cost, self._budget)
         mine = deal([float(share.cost(lengths[members]).sum()) for members in even], share.ranks)[share.rank]
         return [(number, together.some(even[number])) for number in mine]
 

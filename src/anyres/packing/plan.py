@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -11,10 +11,10 @@ from .. import noise
 from ..config import require
 from ..errors import DataError
 from ..grid import Cells
-from .algorithms import Packs, check_budget, lpfhp, shuffled_best_fit
+from .algorithms import Packs, check_budget, lpfhp, shuffled, shuffled_best_fit
 from .pack import PackShape
 
-Algorithm = Literal["shuffled_best_fit", "lpfhp"]
+Algorithm = Literal["shuffled_best_fit", "lpfhp", "fixed"]
 
 _ALGORITHMS: dict[str, Callable[[np.ndarray, int, np.random.Generator], Packs]] = {
     "shuffled_best_fit": shuffled_best_fit,
@@ -29,7 +29,8 @@ class PackingConfig:
     budget: int
     """Tokens that a pack may hold."""
     algorithm: Algorithm = "shuffled_best_fit"
-    """"shuffled_best_fit" mixes sizes in every pack; "lpfhp" is the published one."""
+    """"shuffled_best_fit" mixes sizes in every pack; "lpfhp" is the published one; "fixed" takes the packs that were
+    imported with the latents, in a new order every epoch."""
     oversize: Literal["error", "shrink"] = "error"
     """What to do with an image longer than the budget; "shrink" resamples its latent, an approximation."""
 
@@ -40,7 +41,8 @@ class PackingConfig:
             "at least the longest image's tokens",
             "raise --packing.budget",
         )
-        require(self.algorithm in _ALGORITHMS, f"algorithm {self.algorithm!r}", f"one of {', '.join(_ALGORITHMS)}")
+        known = get_args(Algorithm)
+        require(self.algorithm in known, f"algorithm {self.algorithm!r}", f"one of {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +77,34 @@ class EpochPlanner:
         lengths: tokens of each image.
         config: budget and algorithm.
         seed: the run's.
+        fixed: the packs of the algorithm "fixed".
+
+    Raises:
+        ConfigError: a budget below 1, or fixed packs that are missing or that another algorithm was given.
+        DataError: no image, or an image or a fixed pack that the budget does not hold.
     """
 
-    def __init__(self, lengths: np.ndarray, config: PackingConfig, seed: int) -> None:
+    def __init__(self, lengths: np.ndarray, config: PackingConfig, seed: int, fixed: Packs | None = None) -> None:
         check_budget(lengths, config.budget)
-        self._lengths, self._config, self._seed = lengths, config, seed
+        require(
+            (fixed is None) == (config.algorithm != "fixed"),
+            f"algorithm {config.algorithm!r} {'without' if fixed is None else 'with'} fixed packs",
+            'fixed packs with the algorithm "fixed", and with no other',
+        )
+        self._lengths, self._config, self._seed, self._fixed = lengths, config, seed, fixed
+        fullest = 0 if fixed is None else int(fixed.tokens(lengths).max())
+        if fullest > config.budget:
+            raise DataError(
+                f"the fullest of the fixed packs has {fullest} tokens, more than the budget of {config.budget}",
+                wanted=f"a budget of at least {fullest} tokens",
+                fix=f"set --packing.budget {fullest}",
+            )
 
     def packs(self, epoch: int) -> Packs:
         """The packs of an epoch, counted from 0."""
         rng = noise.generator(self._seed, "packs", epoch)
+        if self._fixed is not None:
+            return shuffled(self._fixed, rng)
         return _ALGORITHMS[self._config.algorithm](self._lengths, self._config.budget, rng)
 
 
@@ -128,11 +149,11 @@ def shrunk_cells(cells: Cells, patch: int, budget: int) -> Cells:
     return Cells(height * patch, width * patch)
 
 
-def report(lengths: np.ndarray, config: PackingConfig, seed: int = 0) -> PackingReport:
+def report(lengths: np.ndarray, config: PackingConfig, seed: int = 0, *, fixed: Packs | None = None) -> PackingReport:
     """Pack one epoch and measure it; images longer than the budget count as cut to it."""
     shrunk = int((lengths > config.budget).sum())
     lengths = np.minimum(lengths, config.budget)
-    packs = EpochPlanner(lengths, config, seed).packs(0)
+    packs = EpochPlanner(lengths, config, seed, fixed).packs(0)
     images = np.diff(packs.offsets)
     return PackingReport(
         budget=config.budget,

@@ -1,9 +1,10 @@
-"""`anyres prepare`: a folder of images → a dataset of latents, finishing what an earlier call began."""
+"""`anyres prepare`: images → a dataset of latents, finishing what an earlier call began."""
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from ..latents.writer import DatasetWriter
 from ..progress import progress
 from ..shapes import Float, Tensor
 from .encoder import Encoder, to_images
-from .images import FoundImages, ImageFile, RejectedImageError, decode, find_images, resize, stamp
+from .found import Source, SourceImage
+from .images import RejectedImageError, decode_bytes, resize
 from .options import PrepareOptions
+from .sources import find_source
 from .variants import SQUARES, ahead
 
 PATCH_PCA = "patch-pca"
@@ -62,7 +65,7 @@ class PrepareReport:
             + (f", {self.added / self.seconds:.1f} images/s" if self.added else ""),
             f"autoencoder  {info.autoencoder.describe()}: {info.autoencoder.channels} channels, "
             f"{info.autoencoder.px_per_cell} px a cell",
-            f"quality      {info.reconstruction_psnr:.2f} dB between images and their decoded latents "
+            f"quality      {info.quality} between images and their decoded latents "
             f"(mean of {info.reconstruction_images:,})",
         ]
         if info.rejected:
@@ -80,37 +83,39 @@ class PrepareReport:
 
 
 def prepare(options: PrepareOptions) -> PrepareReport:
-    """Encode a folder of images into a dataset.
+    """Encode the images of a source into a dataset.
 
-    A second call finishes what an earlier one began and adds what the folder has gained. It goes by the files' paths:
-    an image that was changed or removed since stays as it was encoded. One that was rejected is tried again when it
-    has changed.
+    A second call finishes what an earlier one began and adds what the source has gained. It goes by the images' names:
+    one that was changed or removed since stays as it was encoded. One that was rejected is tried again when it has
+    changed.
 
     Raises:
-        DataError: the images' folder is missing or empty, no image can be used, the output cannot be written, or was
+        DataError: the source is missing, damaged or empty, no image can be used, the output cannot be written, or was
             begun with other settings or by a process that still runs.
-        ConfigError: the squares asked for do not fit the autoencoder's cells, or there is no label to be reshaped.
+        ConfigError: the source has no such column or option, the squares asked for do not fit the autoencoder's cells,
+            or there is no label to be reshaped.
         CheckpointError: the autoencoder cannot be loaded.
-        BackendError: the device is missing, or its memory does not suffice.
+        BackendError: the device or a package for this source is missing, or the device's memory does not suffice.
     """
     started = time.perf_counter()
     device = pick_device(options.device)
     with warnings.catch_warnings(), DatasetWriter(options.out) as writer:
         # Pillow warns of what is too large, which is rejected and listed, and of damaged EXIF
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        found = find_images(options.images)
-        _check_labels(options, found)
-        writer.agree(_settings(options))
+        source = find_source(options)
+        _check_labels(options, source)
+        writer.agree(_settings(options, source))
         dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
-        autoencoder = _autoencoder(options, found).to(device, dtype)
+        autoencoder = _autoencoder(options, source).to(device, dtype)
         identity, scaling = autoencoder.identity, autoencoder.scaling
         _check_squares(options, identity)
         # its weights, not its name: a folder may be moved, or its content replaced
         computed_in = str(autoencoder.dtype).removeprefix("torch.")
         writer.agree({"autoencoder": f"{identity.kind} {identity.fingerprint}", "dtype": computed_in})
         finished = writer.finished_sources()
-        pending = _pending(options, found, finished, writer.rejected_stamps())
-        with progress("prepare", len(found.files), "image", done=len(found.files) - len(pending)) as bar:
+        pending = _pending(source, finished, writer.rejected_stamps())
+        done = (source.count or 0) - len(pending) if isinstance(pending, Sequence) else 0
+        with progress("prepare", source.count, "image", done=done) as bar:
             Encoder(options, autoencoder, writer).run(pending, bar)
         info = writer.finish(
             autoencoder=identity,
@@ -125,14 +130,15 @@ def prepare(options: PrepareOptions) -> PrepareReport:
             variant_rows=writer.variant_rows(),
             cells=sum(part.cells for part in writer.parts),
             added=info.images - len(finished),
-            ignored=found.ignored,
+            ignored=source.ignored,
             seconds=time.perf_counter() - started,
         )
 
 
-def _settings(options: PrepareOptions) -> dict:
+def _settings(options: PrepareOptions, source: Source) -> dict:
     """What all parts of a dataset must agree in, beside the autoencoder."""
     return {
+        "from": "images",
         "variants": list(options.variants),
         "crop": sorted(options.crop),
         "canvas": sorted(options.canvas),
@@ -141,26 +147,31 @@ def _settings(options: PrepareOptions) -> dict:
         "max_side": options.max_side,
         "multiple_of_cells": options.multiple_of_cells,
         "upscale": options.upscale,
-    }
+    } | ({} if source.identity is None else {"images": source.identity})
 
 
-def _pending(
-    options: PrepareOptions, found: FoundImages, finished: set[str], rejected: dict[str, str]
-) -> list[ImageFile]:
-    return [
-        file
-        for file in found.files
-        if file.source not in finished
-        and (not rejected.get(file.source) or rejected[file.source] != stamp(options.images / file.source))
-    ]
+def _pending(source: Source, finished: set[str], rejected: dict[str, str]) -> Iterable[SourceImage]:
+    """The images to be done: a list where they can be counted."""
+    left = (
+        image
+        for image in source.images
+        if image.source not in finished and (not rejected.get(image.source) or rejected[image.source] != image.stamp())
+    )
+    return left if source.count is None else list(left)
 
 
-def _check_labels(options: PrepareOptions, found: FoundImages) -> None:
-    known = sorted({file.label for file in found.files})
+def _check_labels(options: PrepareOptions, source: Source) -> None:
+    if options.labels_reshaped and source.labels is None:
+        raise ConfigError(
+            f"got labels to be reshaped, and those of the stream {source.name} are not known before its end",
+            wanted="class labels with names, or a data set that is not streamed",
+            fix="leave --streaming out",
+        )
+    known = sorted(source.labels or ())
     for name in options.labels_reshaped:
         if name not in known:
             raise ConfigError(
-                f"got the label {name!r} to be reshaped, and {options.images} has no such folder",
+                f"got the label {name!r} to be reshaped, and {source.name} has no such label",
                 wanted=f"one of {', '.join(known[:8])}" + (", …" if len(known) > 8 else ""),
                 fix=suggestion(name, known) or "check the spelling",
             )
@@ -178,7 +189,7 @@ def _check_squares(options: PrepareOptions, identity: AutoencoderIdentity) -> No
             )
 
 
-def _autoencoder(options: PrepareOptions, found: FoundImages) -> Autoencoder:
+def _autoencoder(options: PrepareOptions, source: Source) -> Autoencoder:
     own = options.out / AUTOENCODER
     if options.autoencoder != PATCH_PCA:
         loaded = load_autoencoder(options.autoencoder, revision=options.revision)
@@ -186,35 +197,43 @@ def _autoencoder(options: PrepareOptions, found: FoundImages) -> Autoencoder:
             loaded.save(own)  # small enough to go with the data, which then needs nothing else
         return loaded
     if not (own / "config.json").is_file():  # written last
-        _fit(options, found.files).save(own)
+        _fit(options, source).save(own)
     return load_autoencoder(str(own))
 
 
-def _fit(options: PrepareOptions, files: Sequence[ImageFile]) -> PatchPCA:
-    """Fit to some of the images, chosen at random, at their native size."""
-    chosen = sorted(noise.generator(PATCH_PCA).permutation(len(files))[:FIT_IMAGES].tolist())
+def _fit(options: PrepareOptions, source: Source) -> PatchPCA:
+    """Fit to some of the images, at their native size: chosen at random, or the first ones of a stream."""
 
-    def load(number: int) -> Float[Tensor, "3 height width"] | None:
+    def load(image: SourceImage) -> Float[Tensor, "3 height width"] | None:
         try:
-            image = decode(options.images / files[number].source)
+            decoded = decode_bytes(image.read())
         except RejectedImageError:
             return None  # it is listed when its turn comes
-        size = native_size(image.size, PATCH * options.multiple_of_cells, options.max_side)
-        return to_images(np.array(resize(image.pixels, size))[None], torch.device("cpu"))[0]
+        size = native_size(decoded.size, PATCH * options.multiple_of_cells, options.max_side)
+        return to_images(np.array(resize(decoded.pixels, size))[None], torch.device("cpu"))[0]
 
     def images() -> Iterator[Float[Tensor, "3 height width"]]:
-        used = 0
-        with progress("fit patch-pca", len(chosen), "image") as bar:
+        chosen, read, used = _some(source), 0, 0
+        with progress("fit patch-pca", len(chosen) if isinstance(chosen, Sequence) else None, "image") as bar:
             for image in ahead(load, chosen, options.workers):
                 bar.advance()
+                read += 1
                 if image is not None:
                     used += 1
                     yield image
         if not used:
             raise DataError(
-                f"none of {len(chosen)} images in {options.images} can be read",
+                f"none of {read} images in {source.name} can be read",
                 wanted="readable images to fit patch-pca to",
-                fix="check the folder",
+                fix="check the images",
             )
 
     return PatchPCA.fit(images())
+
+
+def _some(source: Source) -> Iterable[SourceImage]:
+    """At most `FIT_IMAGES` of the images."""
+    if not isinstance(source.images, Sequence):
+        return islice(source.images, FIT_IMAGES)
+    chosen = sorted(noise.generator(PATCH_PCA).permutation(len(source.images))[:FIT_IMAGES].tolist())
+    return [source.images[number] for number in chosen]

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from ..latents.autoencoder import Autoencoder
 from ..latents.writer import DatasetWriter, Rejected, Row
 from ..progress import Bar
 from ..shapes import Float, Tensor
-from .images import ImageFile, stamp
+from .found import SourceImage
 from .options import PrepareOptions
 from .variants import Picture, ahead, make_pictures
 
@@ -63,7 +63,7 @@ class _Batch:
 
 @dataclass(eq=False)
 class _Part:
-    """A part being built: the images so far, and those not yet encoded."""
+    """A part being built: the images so far, those not yet encoded, and stamps of those with a latent not finite."""
 
     images: int = 0
     bytes: int = 0
@@ -71,6 +71,7 @@ class _Part:
     window: list[Picture] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     encoded: list[_Encoded] = field(default_factory=list)
+    spoilt: dict[str, str] = field(default_factory=dict)
     measured: int = 0
 
 
@@ -93,7 +94,7 @@ class Encoder:
         self._batch_px = options.batch_px or BATCH_PX[self._device.type]
         self._window_px = WINDOW_PX[self._device.type]
 
-    def run(self, files: Sequence[ImageFile], bar: Bar) -> None:
+    def run(self, images: Iterable[SourceImage], bar: Bar) -> None:
         """Encode these images.
 
         Where a part ends follows from the images alone, so equal inputs give equal files, however many threads decode.
@@ -104,7 +105,7 @@ class Encoder:
         """
         px_per_cell = self._autoencoder.identity.px_per_cell
         part, task = _Part(), None
-        made = ahead(lambda file: make_pictures(self._options, file, px_per_cell), files, self._options.workers)
+        made = ahead(lambda image: make_pictures(self._options, image, px_per_cell), images, self._options.workers)
         with ThreadPoolExecutor(1) as behind:
             for pictures in made:
                 self._add(part, pictures)
@@ -161,6 +162,10 @@ class Encoder:
                 waiting = batch
         if waiting is not None:
             encoded |= _finish(waiting, window)
+        for number, picture in enumerate(window):
+            item = encoded[number]
+            if not (np.isfinite(item.latent).all() and np.isfinite(item.flipped).all()):
+                part.spoilt[item.row.source] = picture.image.stamp()
         part.encoded += [encoded[number] for number in range(len(window))]
 
     def _begin(self, part: _Part, numbers: list[int], pixels: np.ndarray) -> _Batch:
@@ -199,16 +204,9 @@ class Encoder:
 
     def _write(self, part: _Part) -> None:
         """Write a part; an image of which any latent is not finite is rejected whole."""
-        spoilt = {
-            item.row.source
-            for item in part.encoded
-            if not (np.isfinite(item.latent).all() and np.isfinite(item.flipped).all())
-        }
-        kept = [item for item in part.encoded if item.row.source not in spoilt]
+        kept = [item for item in part.encoded if item.row.source not in part.spoilt]
         reason = "its latent is not finite in float16"
-        part.rejected += [
-            Rejected(source=name, reason=reason, stamp=stamp(self._options.images / name)) for name in sorted(spoilt)
-        ]
+        part.rejected += [Rejected(source=name, reason=reason, stamp=at) for name, at in sorted(part.spoilt.items())]
         self._writer.write_part(
             [item.row for item in kept], [item.latent for item in kept], [item.flipped for item in kept], part.rejected
         )

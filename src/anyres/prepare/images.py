@@ -85,7 +85,7 @@ def find_images(folder: Path) -> FoundImages:
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}", wanted="a folder of images", fix="check the path")
-    known = {name for name, kind in Image.registered_extensions().items() if _is_picture(kind)}
+    known = image_suffixes()
     every = _files(folder)
     paths = sorted((path for path in every if path.suffix.lower() in known), key=lambda path: path.parts)
     if not paths:
@@ -97,12 +97,19 @@ def find_images(folder: Path) -> FoundImages:
     loose = [path for path in paths if len(path.parts) == 1]
     if loose and len(loose) < len(paths):
         raise DataError(
-            f"{folder} holds {len(loose)} images beside class folders, such as {_text(str(loose[0]))}",
+            f"{folder} holds {len(loose)} images beside class folders, such as {as_text(str(loose[0]))}",
             wanted="all images in class folders, or all in one folder",
             fix="move them into a class folder",
         )
-    files = tuple(ImageFile(_text(path.as_posix()), UNLABELLED if loose else _text(path.parts[0])) for path in paths)
+    files = tuple(
+        ImageFile(as_text(path.as_posix()), UNLABELLED if loose else as_text(path.parts[0])) for path in paths
+    )
     return FoundImages(files=files, ignored=len(every) - len(paths))
+
+
+def image_suffixes() -> set[str]:
+    """The extensions of images, such as ".png", in lower case."""
+    return {name for name, kind in Image.registered_extensions().items() if _is_picture(kind)}
 
 
 def stamp(path: Path) -> str:
@@ -115,14 +122,24 @@ def stamp(path: Path) -> str:
 
 
 def decode(path: Path) -> DecodedImage:
-    """Read an image file: first frame, upright by EXIF, alpha over white, 8-bit RGB; colour profiles are not applied.
+    """Read and decode an image file.
+
+    Raises:
+        RejectedImageError: its content cannot be used; see `decode_bytes`.
+        UnreadableImageError: the disk or the permissions are in the way, or memory is short.
+    """
+    return decode_bytes(read_file(path))
+
+
+def decode_bytes(data: bytes) -> DecodedImage:
+    """Decode an image: first frame, upright by EXIF, alpha over white, 8-bit RGB; colour profiles are not applied.
 
     Raises:
         RejectedImageError: it is empty, truncated, corrupt, of an unknown kind, or larger than Pillow's bound on
             decompression bombs (about 89 million px).
-        UnreadableImageError: the disk or the permissions are in the way, or memory is short.
+        UnreadableImageError: memory is short.
     """
-    data = _read(path)
+    check_bytes(len(data))
     if not data:
         raise RejectedImageError("the file is empty")
     Image.init()  # otherwise it loads its plugins when first needed, and the list is empty until then
@@ -196,19 +213,33 @@ def _files(folder: Path) -> list[Path]:
     return found
 
 
-def _text(name: str) -> str:
+def as_text(name: str) -> str:
     """A file's name as text that can be written; one that is not UTF-8 then leads nowhere, and reading rejects it."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def _read(path: Path) -> bytes:
-    bound = BYTES_PER_PX * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
+def check_bytes(size: int) -> None:
+    """Refuse files that are larger than any image of an allowed size, before they are read.
+
+    Raises:
+        RejectedImageError: this one is.
+    """
+    if size > BYTES_PER_PX * (Image.MAX_IMAGE_PIXELS or sys.maxsize):
+        raise RejectedImageError(f"too large to decode safely: {size:,} bytes")
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        RejectedImageError: it is too large.
+        UnreadableImageError: the disk or the permissions are in the way, or memory is short.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for, for ever
             raise UnreadableImageError("not a file")
-        if status.st_size > bound:
-            raise RejectedImageError(f"too large to decode safely: {status.st_size:,} bytes")
+        check_bytes(status.st_size)
         return path.read_bytes()
     except OSError as error:
         raise UnreadableImageError(f"cannot be read: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""The options of `anyres prepare`."""
+"""The options of `anyres prepare` and `anyres import-released`."""
 
 import os
 from collections import Counter
@@ -18,14 +18,18 @@ class PrepareOptions:
     """Options of `anyres prepare`."""
 
     images: Annotated[Path, tyro.conf.Positional]
-    """A folder with one folder a class, or a flat folder of images (one class, "unlabelled")."""
+    """A folder with one folder a class, or a flat folder of images (one class, "unlabelled"); a .csv or .parquet of
+    paths and labels; WebDataset tars, one or a pattern such as 'data/{000..099}.tar'; or hf:NAME, hf:NAME@REVISION or
+    hf:FOLDER, a data set of Hugging Face."""
+    more_tars: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Further tars, as a shell makes of a pattern."""
     out: Path
     """The dataset's folder. The same command again finishes what was interrupted, and adds new images."""
     autoencoder: str = "patch-pca"
     """"patch-pca" (fitted to these images on the spot), or the folder or hub id of an AutoencoderDC, AutoencoderKL or
     PatchPCA."""
     revision: str | None = None
-    """Branch, tag or commit of a hub repository."""
+    """Branch, tag or commit of the autoencoder's hub repository."""
     variants: tuple[Literal["native", "square-256", "square-512"], ...] = ("native",)
     """What to make of each image: native keeps its size and shape; the squares are centre crops."""
     crop: tuple[str, ...] = ()
@@ -53,6 +57,16 @@ class PrepareOptions:
     """Threads that decode images; by default one a core, up to 16."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    image_column: str | None = None
+    """Column of the images: by default "path" of a table, "image" of hf:. In tars, their extension, such as jpg."""
+    label_column: str | None = None
+    """Column of the labels, by default "label" if there is one. In tars, their extension ("cls"), or json.FIELD."""
+    split: str | None = None
+    """Split of hf:, by default "train"."""
+    subset: str | None = None
+    """Subset (configuration) of hf:, where it has several."""
+    streaming: bool = False
+    """Read hf: from its start to its end, instead of downloading it first."""
 
     def __post_init__(self) -> None:
         for name in ("max_side", "multiple_of_cells", "images_per_shard", "workers"):
@@ -82,3 +96,35 @@ class PrepareOptions:
     def versions(self) -> int:
         """Further versions of each of those images."""
         return VERSIONS if self.reshaped is None else self.reshaped
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """Options of `anyres import-released`."""
+
+    manifest: Annotated[Path, tyro.conf.Positional]
+    """The JSON-lines file of the latents: …_merge_meta.jsonl, or the one of a single type."""
+    out: Path
+    """The dataset's folder. The same command again finishes what was interrupted."""
+    native: Path | None = None
+    """Folder of the latents of type native-resolution."""
+    square_256: Path | None = None
+    """Folder of the latents of type fixed-256x256."""
+    square_512: Path | None = None
+    """Folder of the latents of type fixed-512x512."""
+    packs: Path | None = None
+    """The JSON file of packs, lists of line numbers: …_LPFHP_16384.json. Train in them: --packing.algorithm fixed."""
+    autoencoder: str = "mit-han-lab/dc-ae-f32c32-sana-1.1-diffusers"
+    """Folder or hub id of the autoencoder that made the latents."""
+    revision: str | None = None
+    """Branch, tag or commit of its hub repository."""
+    num_classes: int = 1000
+    """How many classes there are, also if the manifest has images of fewer; they are named by their number."""
+    latents_per_shard: int = 4096
+    """Latents written together: what is redone after a kill."""
+    workers: int = 8
+    """Threads that read files."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "latents_per_shard", "workers"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")

@@ -1,7 +1,7 @@
 """From an image file to the pictures that are encoded of it, in threads."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,15 +13,14 @@ from ..grid import Size, native_size
 from ..latents.format import Variant
 from ..latents.writer import Rejected, Row
 from . import reshape
+from .found import SourceImage
 from .images import (
     DecodedImage,
-    ImageFile,
     RejectedImageError,
     UnreadableImageError,
     centre_crop,
-    decode,
+    decode_bytes,
     resize,
-    stamp,
 )
 from .options import PrepareOptions
 
@@ -36,32 +35,33 @@ class Picture:
     """A variant of an image, ready to be encoded.
 
     Attributes:
+        image: what it was made of.
         row: what the dataset will say of it.
         pixels: (height, width, 3) uint8.
     """
 
+    image: SourceImage
     row: Row
     pixels: np.ndarray
 
 
-def make_pictures(options: PrepareOptions, file: ImageFile, px_per_cell: int) -> tuple[Picture, ...] | Rejected:
+def make_pictures(options: PrepareOptions, found: SourceImage, px_per_cell: int) -> tuple[Picture, ...] | Rejected:
     """Decode an image and make its variants; squares larger than the image are left out, unless it may be enlarged."""
-    path = options.images / file.source
     try:
-        image = decode(path)
-        pictures = tuple(_variants(options, file, image, px_per_cell))
+        image = decode_bytes(found.read())
+        pictures = tuple(_variants(options, found, image, px_per_cell))
         if not pictures:
             raise RejectedImageError(  # noqa: TRY301
                 f"it is {image.size} px, too small for {', '.join(options.variants)} without --upscale"
             )
     except UnreadableImageError as error:
-        return Rejected(source=file.source, reason=str(error), stamp="")
+        return Rejected(source=found.source, reason=str(error), stamp="")
     except RejectedImageError as error:
-        return Rejected(source=file.source, reason=str(error), stamp=stamp(path))
+        return Rejected(source=found.source, reason=str(error), stamp=found.stamp())
     return pictures
 
 
-def ahead(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+def ahead(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Results in order, computed in threads a few items ahead of the one asked for."""
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)
@@ -76,23 +76,23 @@ def ahead(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -
         pool.shutdown(cancel_futures=True)
 
 
-def _variants(options: PrepareOptions, file: ImageFile, image: DecodedImage, px_per_cell: int) -> Iterator[Picture]:
-    for variant, pixels in _versions(options, file, image, px_per_cell * options.multiple_of_cells):
+def _variants(options: PrepareOptions, found: SourceImage, image: DecodedImage, px_per_cell: int) -> Iterator[Picture]:
+    for variant, pixels in _versions(options, found.label, image, px_per_cell * options.multiple_of_cells):
         cells = Size(pixels.height, pixels.width).cells(px_per_cell)
         row = Row(
-            source=file.source,
-            label=file.label,
+            source=found.source,
+            label=found.label,
             original=(image.size.height, image.size.width),
             image=(pixels.height, pixels.width),
             cells=(cells.height, cells.width),
             variant=variant,
             content_hash=image.content_hash,
         )
-        yield Picture(row=row, pixels=np.asarray(pixels))
+        yield Picture(image=found, row=row, pixels=np.asarray(pixels))
 
 
 def _versions(
-    options: PrepareOptions, file: ImageFile, image: DecodedImage, multiple: int
+    options: PrepareOptions, label: str, image: DecodedImage, multiple: int
 ) -> Iterator[tuple[str, Image.Image]]:
     """Every version of an image by its name, at the size that it is encoded at."""
     for variant in options.variants:
@@ -100,7 +100,7 @@ def _versions(
         if pixels is not None:
             yield variant, pixels
     ways = ((options.crop, reshape.crop), (options.canvas, reshape.canvas), (options.rescale, reshape.whole))
-    change = next((way for labels, way in ways if file.label in labels), None)
+    change = next((way for labels, way in ways if label in labels), None)
     if change is None:
         return
     for number in range(1, options.versions + 1):

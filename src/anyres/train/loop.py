@@ -14,6 +14,7 @@ from ..devices import pick_device
 from ..errors import DataError
 from ..latents.format import LatentDataset
 from ..packing.dealing import Share
+from ..packing.fixed import fixed_packs
 from ..packing.loader import PackLoader
 from ..packing.pack import Pack
 from ..progress import progress
@@ -164,15 +165,17 @@ def loaders(
             fix="prepare more images, or set --held-out.share 0",
         )
 
-    def load(rows: np.ndarray, *, flip: bool, one_shape: bool) -> PackLoader:
+    def load(chosen: np.ndarray, *, flip: bool, one_shape: bool) -> PackLoader:
+        rows = np.flatnonzero(chosen)
         return PackLoader(
             dataset,
-            rows=np.flatnonzero(rows),
+            rows=rows,
             patch=config.model.patch_size,
             packing=config.packing,
             seed=config.seed,
             flip=flip,
             one_shape=one_shape,
+            fixed=fixed_packs(dataset, rows) if config.packing.algorithm == "fixed" else None,
         )
 
     training = load(~held, flip=config.flip, one_shape=one_shape)
