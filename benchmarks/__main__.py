@@ -7,6 +7,7 @@ from pathlib import Path
 
 NAMES = (
     "training",
+    "training_plot",
     "sampling",
     "floors",
     "attention",

@@ -46,10 +46,12 @@ def device_name(device: torch.device) -> str:
 
 
 def revision() -> str | None:
-    """The clone's commit, with "+changes" where tracked files differ from it.
+    """The clone's commit, with "+changes" where tracked files differ from it; None where nothing says it.
 
-    A copy without .git takes it from the environment's ANYRES_REVISION; None where nothing says it.
+    A copy of a clone, whose git would not know, is told by the environment's ANYRES_REVISION.
     """
+    if told := os.environ.get("ANYRES_REVISION"):
+        return told
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
@@ -60,7 +62,7 @@ def revision() -> str | None:
 
     commit = git("rev-parse", "HEAD")
     if commit is None:
-        return os.environ.get("ANYRES_REVISION")
+        return None
     return commit + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 

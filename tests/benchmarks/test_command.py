@@ -71,6 +71,7 @@ def test_the_revision_is_the_commit_and_whether_files_differ(tmp_path: Path, mon
     monkeypatch.setattr(recording, "__file__", str(tmp_path / "recording.py"))
     monkeypatch.setenv("ANYRES_REVISION", "told")
     assert recording.revision() == "told"
+    monkeypatch.delenv("ANYRES_REVISION")
     git("init", "--quiet")
     (tmp_path / "file").write_text("one")
     git("add", "file")

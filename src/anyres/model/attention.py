@@ -230,7 +230,7 @@ _ATTENTIONS: dict[type, Callable[..., Tensor]] = {
 }
 
 
-# by measurement (benchmarks/results/attention.json); float32 has no tensor cores that keep its precision
+# by measurement (docs/performance.md); float32 has no tensor cores that keep its precision
 _PREFERRED = ("triton", "varlen", "sdpa")
 
 
