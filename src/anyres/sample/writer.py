@@ -21,6 +21,7 @@ from .request import ImageRequest, SamplingSettings
 RECIPE_KEY = "anyres"
 SHEET = "contact-sheet.png"
 MARGIN, CAPTION, SHEET_WIDTH = 8, 16, 1400  # px
+GROUND = "#e8e8e8"  # of a sheet, so that the shape of a picture on white is seen
 SHEET_PX = 50_000_000  # most px of a sheet's images
 
 
@@ -150,7 +151,7 @@ def write_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], 
     rows = _rows([image.width for image in images])
     heights = [max(images[i].height for i in row) + CAPTION + MARGIN for row in rows]
     widest = max(sum(images[i].width + MARGIN for i in row) for row in rows)
-    sheet = Image.new("RGB", (widest + MARGIN, sum(heights) + MARGIN), "white")
+    sheet = Image.new("RGB", (widest + MARGIN, sum(heights) + MARGIN), GROUND)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
     top = MARGIN
     for row, height in zip(rows, heights, strict=True):
