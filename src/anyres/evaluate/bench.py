@@ -9,8 +9,8 @@ from ..config import require
 from ..devices import pick_device
 from ..errors import DataError
 from ..grid import Size
+from ..networks.features import load_network
 from ..prepare.images import RejectedImageError
-from .features import load_network
 from .measuring import Measuring
 from .options import MeasuringOptions, ReferenceOptions
 from .pictures import Framing
