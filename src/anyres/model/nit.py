@@ -15,7 +15,7 @@ from . import released, weights
 from .attention import plan_attention
 from .config import NiTConfig
 from .elementwise import elementwise_for
-from .layers import Block, Conditioner, Head, Modulation, PackContext, Projector
+from .layers import Block, Conditioner, Head, Modulation, PackContext, Projector, xavier
 from .rope import RotaryScaling, rotary_tables
 
 
@@ -50,8 +50,10 @@ class NiT(nn.Module):
         self.conditioner = Conditioner(config.hidden_size, config.num_classes)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = Head(config)
-        self.projector = Projector(config.hidden_size, config.projection) if config.projection else None
+        self.projector: Projector | None = None
         self.reset_parameters()
+        if config.projection is not None:  # last, so that the rest begins as it does without
+            self.projector = Projector(config.hidden_size, config.projection)
 
     @overload
     def forward(
@@ -136,8 +138,7 @@ class NiT(nn.Module):
         """Initialise as published: Xavier-uniform linears, zero modulation and output (docs/method.md)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                xavier(module)
         for module in self.modules():
             if isinstance(module, Conditioner | Modulation | Head):
                 module.reset_parameters()

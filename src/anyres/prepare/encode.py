@@ -1,5 +1,6 @@
 """`anyres prepare`: a folder of images → a dataset of latents, finishing what an earlier call began."""
 
+import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,16 @@ from ..latents.format import AUTOENCODER, REJECTED, DatasetInfo
 from ..latents.loading import load_autoencoder
 from ..latents.patch_pca import PATCH, PatchPCA
 from ..latents.writer import DatasetWriter
+from ..networks.features import MapNetwork
 from ..progress import progress
 from ..shapes import Float, Tensor
 from .encoder import Encoder, to_images
 from .images import FoundImages, ImageFile, RejectedImageError, decode, find_images, resize, stamp
 from .options import PrepareOptions
+from .teaching import chosen_teacher, statement, teacher_info
 from .variants import SQUARES, ahead
+
+logger = logging.getLogger(__name__)
 
 PATCH_PCA = "patch-pca"
 FIT_IMAGES = 512  # images that PatchPCA is fitted to, at most
@@ -65,6 +70,8 @@ class PrepareReport:
             f"quality      {info.reconstruction_psnr:.2f} dB between images and their decoded latents "
             f"(mean of {info.reconstruction_images:,})",
         ]
+        if info.teacher is not None:
+            lines.append(f"teacher      {info.teacher.describe()}")
         if info.rejected:
             lines.append(f"rejected     {info.rejected:,} files, listed in {self.folder / REJECTED}")
         if self.ignored:
@@ -79,19 +86,23 @@ class PrepareReport:
         return f"{name} {rows:,}" + (f" ({small:,} images are too small)" if small else "")
 
 
-def prepare(options: PrepareOptions) -> PrepareReport:
+def prepare(options: PrepareOptions, teacher: MapNetwork | None = None) -> PrepareReport:
     """Encode a folder of images into a dataset.
 
     A second call finishes what an earlier one began and adds what the folder has gained. It goes by the files' paths:
     an image that was changed or removed since stays as it was encoded. One that was rejected is tried again when it
     has changed.
 
+    Args:
+        options: of the preparation.
+        teacher: a network of your own whose features are stored, in the place of `options.teacher`.
+
     Raises:
         DataError: the images' folder is missing or empty, no image can be used, the output cannot be written, or was
             begun with other settings or by a process that still runs.
         ConfigError: the squares asked for do not fit the autoencoder's cells, or there is no label to be reshaped.
         CheckpointError: the autoencoder cannot be loaded.
-        BackendError: the device is missing, or its memory does not suffice.
+        BackendError: the device is missing, or its memory does not suffice; the teacher is not installed.
     """
     started = time.perf_counter()
     device = pick_device(options.device)
@@ -106,10 +117,15 @@ def prepare(options: PrepareOptions) -> PrepareReport:
         _check_squares(options, identity)
         # its weights, not its name: a folder may be moved, or its content replaced
         writer.agree({"autoencoder": f"{identity.kind} {identity.fingerprint}"})
+        guide = chosen_teacher(options, device, teacher)
+        writer.agree_on_teacher(guide and teacher_info(guide, options))
         finished = writer.finished_sources()
         pending = _pending(options, found, finished, writer.rejected_stamps())
+        if guide is not None and pending:
+            # not by `info`, which -v shows only: disks fill up
+            logger.warning("%s", statement(guide, options, pending, identity.px_per_cell))
         with progress("prepare", len(found.files), "image", done=len(found.files) - len(pending)) as bar:
-            Encoder(options, autoencoder.to(device), writer).run(pending, bar)
+            Encoder(options, autoencoder.to(device), writer, guide).run(pending, bar)
         info = writer.finish(
             autoencoder=identity,
             scaling=scaling,

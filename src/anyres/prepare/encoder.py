@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,10 +13,12 @@ from einops import rearrange
 
 from ..devices import pick_device
 from ..errors import BackendError
+from ..grid import Cells, Grid
 from ..latents.autoencoder import Autoencoder
 from ..latents.writer import DatasetWriter, Rejected, Row
+from ..networks.teacher import Teacher
 from ..progress import Bar
-from ..shapes import Float, Tensor
+from ..shapes import Float, Tensor, UInt8
 from .images import ImageFile, stamp
 from .options import PrepareOptions
 from .variants import Picture, ahead, make_pictures
@@ -34,11 +37,13 @@ class _Encoded:
         row: what the dataset will say of it.
         latent: (cells, channels) float16.
         flipped: of the mirrored picture.
+        features: the teacher's, (features, dim), and those of the mirrored picture; none without a teacher.
     """
 
     row: Row
     latent: np.ndarray
     flipped: np.ndarray
+    features: tuple[np.ndarray, ...]
 
 
 @dataclass(eq=False)
@@ -64,10 +69,14 @@ class Encoder:
         options: of the preparation.
         autoencoder: on its device.
         writer: of the dataset.
+        teacher: whose features are stored, too, if any's.
     """
 
-    def __init__(self, options: PrepareOptions, autoencoder: Autoencoder, writer: DatasetWriter) -> None:
+    def __init__(
+        self, options: PrepareOptions, autoencoder: Autoencoder, writer: DatasetWriter, teacher: Teacher | None = None
+    ) -> None:
         self._options, self._autoencoder, self._writer = options, autoencoder, writer
+        self._teacher = teacher
         self._device = pick_device(options.device)
         self._batch_px = options.batch_px or BATCH_PX[self._device.type]
 
@@ -105,6 +114,8 @@ class Encoder:
             part.window.append(picture)
             part.window_px += picture.row.image[0] * picture.row.image[1]
             part.bytes += 2 * 2 * channels * picture.row.cells[0] * picture.row.cells[1]
+            if self._teacher is not None:
+                part.bytes += 2 * self._teacher.bytes * self._grid(picture.row).tokens
 
     def _hand_over(
         self, behind: ThreadPoolExecutor, task: Future[None] | None, part: _Part, bar: Bar, *, last: bool
@@ -132,27 +143,53 @@ class Encoder:
             batch = max(1, self._batch_px // (height * width))
             for start in range(0, len(members), batch):
                 numbers = members[start : start + batch]
-                images = to_images(np.stack([window[number].pixels for number in numbers]), self._device)
+                pixels = np.stack([window[number].pixels for number in numbers])
+                images = to_images(pixels, self._device)
                 # the mirrored picture is encoded, not the latent mirrored: autoencoders do not commute with it
                 plain, mirrored = self._latents(images), self._latents(images.flip(-1))
+                features = self._features(pixels, self._grid(window[numbers[0]].row))
                 for i, number in enumerate(numbers):
                     row = window[number].row
                     if part.measured < MEASURED_PER_PART and bool(plain[i].isfinite().all()):
                         part.measured += 1
                         row = dataclasses.replace(row, psnr=self._psnr(images[i], plain[i]))
-                    encoded[number] = _Encoded(row=row, latent=_stored(plain[i]), flipped=_stored(mirrored[i]))
+                    encoded[number] = _Encoded(
+                        row=row,
+                        latent=_stored(plain[i]),
+                        flipped=_stored(mirrored[i]),
+                        features=tuple(array[i] for array in features),
+                    )
         part.encoded += [encoded[number] for number in range(len(window))]
 
     def _latents(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels high wide"]:
         """Latents as they are stored, in float16."""
+        height, width = images.shape[-2:]
+        with self._computing(f"{len(images)} images of {width}x{height} px"):
+            return self._autoencoder.encode(images).half()
+
+    def _features(self, pixels: UInt8[np.ndarray, "batch height width 3"], grid: Grid) -> tuple[np.ndarray, ...]:
+        """The teacher's features of images, and of the mirrored ones; nothing where there is no teacher."""
+        if self._teacher is None:
+            return ()
+        count, height, width, _ = pixels.shape
+        with self._computing(f"{count} images of {width}x{height} px"):
+            # networks do not commute with mirroring either
+            return tuple(self._teacher.features(seen, grid) for seen in (pixels, pixels[:, :, ::-1].copy()))
+
+    def _grid(self, row: Row) -> Grid:
+        """A feature's squares in a picture."""
+        return Cells(*row.cells).grid(self._options.multiple_of_cells)
+
+    @contextmanager
+    def _computing(self, what: str) -> Iterator[None]:
+        """In the dtype of the options; where memory does not suffice, it is said."""
         dtype = getattr(torch, self._options.dtype)
         try:
             with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
-                return self._autoencoder.encode(images).half()
+                yield
         except torch.OutOfMemoryError as error:
             raise BackendError(
-                f"{self._device} has too little memory to encode {len(images)} images of "
-                f"{images.shape[3]}x{images.shape[2]} px at once",
+                f"{self._device} has too little memory to encode {what} at once",
                 wanted="memory for them",
                 fix="lower --batch-px, or --max-side; what was finished is kept",
             ) from error
@@ -176,7 +213,11 @@ class Encoder:
             Rejected(source=name, reason=reason, stamp=stamp(self._options.images / name)) for name in sorted(spoilt)
         ]
         self._writer.write_part(
-            [item.row for item in kept], [item.latent for item in kept], [item.flipped for item in kept], part.rejected
+            [item.row for item in kept],
+            [item.latent for item in kept],
+            [item.flipped for item in kept],
+            part.rejected,
+            [item.features for item in kept],
         )
 
 

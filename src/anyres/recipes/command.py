@@ -36,6 +36,7 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions]:
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--data", type=Path)
+    peek.add_argument("--no-repa", "--no_repa", action="store_true")
     found, _ = peek.parse_known_args(arguments)
     asks_help = any(argument in ("-h", "--help") for argument in arguments)
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
@@ -46,7 +47,9 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions]:
             fix="start with 'tutorial'",
         )
     recipe = recipe_named(name or "tutorial")
-    summary = DataSummary.of(LatentDataset.open(found.data)) if found.data and not asks_help else EXAMPLE_SUMMARY
+    summary = EXAMPLE_SUMMARY
+    if found.data and not asks_help:
+        summary = DataSummary.of(LatentDataset.open(found.data), repa=not found.no_repa)
     defaults = recipe(summary)
 
     def options(
@@ -54,18 +57,21 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions]:
         recipe: tyro.conf.Positional[str],
         data: Path,
         out: Path,
+        repa: bool = True,
         device: str = "auto",
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = defaults,
     ) -> TrainOptions:
-        """The options.
+        """The options; `repa` has gone into the defaults.
 
         Args:
             recipe: A recipe: tutorial or mini.
             data: A dataset, as `anyres prepare` writes it.
             out: The run's folder; an existing run is continued.
+            repa: Align with the teacher whose features the dataset holds, where it does; --no-repa does not.
             device: auto, cpu, cuda, cuda:N or mps.
             config: The recipe's fields.
         """
+        del repa
         return TrainOptions(recipe=recipe, data=data, out=out, device=device, config=config)
 
     return options

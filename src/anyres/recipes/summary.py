@@ -7,7 +7,9 @@ import numpy as np
 
 from ..flow.time import TimeConfig
 from ..grid import Size
+from ..latents.features import TeacherInfo
 from ..latents.format import LatentDataset
+from ..model.config import ProjectionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class DataSummary:
         px_per_cell: px a side of a cell.
         median_side: px; side of the square of the median image's area.
         largest: cells of the largest image.
+        teacher: whose features are to be aligned with, if any's.
     """
 
     num_classes: int
@@ -27,10 +30,16 @@ class DataSummary:
     px_per_cell: int
     median_side: float
     largest: int
+    teacher: TeacherInfo | None = None
 
     @classmethod
-    def of(cls, dataset: LatentDataset) -> "DataSummary":
-        """Summarise a dataset."""
+    def of(cls, dataset: LatentDataset, *, repa: bool = True) -> "DataSummary":
+        """Summarise a dataset.
+
+        Args:
+            dataset: what is trained on.
+            repa: align with its teacher, where it has one's features.
+        """
         autoencoder = dataset.info.autoencoder
         areas = dataset.cells.prod(axis=1, dtype=np.int64)
         return cls(
@@ -39,7 +48,14 @@ class DataSummary:
             px_per_cell=autoencoder.px_per_cell,
             median_side=math.sqrt(float(np.median(areas))) * autoencoder.px_per_cell,
             largest=int(areas.max()),
+            teacher=dataset.info.teacher if repa else None,
         )
+
+    def projection(self, *, after_block: int, hidden: int) -> ProjectionConfig | None:
+        """The projector to the teacher's features; none without a teacher."""
+        if self.teacher is None:
+            return None
+        return ProjectionConfig(after_block=after_block, hidden=hidden, dim=self.teacher.dim)
 
     def three_shapes(self, patch: int) -> tuple[str, ...]:
         """A square, a wide and a tall size of about the median image's area, on whole tokens; WIDTHxHEIGHT."""

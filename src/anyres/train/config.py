@@ -54,6 +54,30 @@ class EmaConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Alignment with the teacher whose features the dataset holds: REPA (arXiv 2410.06940).
+
+    `model.projection` says after which block tokens are projected, and how.
+    """
+
+    weight: float = 0.5
+    """Weight of 1 − cos(projected, feature) in the loss."""
+    stop_after: int | None = None
+    """Steps after which the term is off; by default it stays on. Late in training it may hold a model back (arXiv
+    2505.16792)."""
+
+    def __post_init__(self) -> None:
+        require(self.weight > 0, f"weight = {self.weight}", "more than 0", "use --no-repa to train without a teacher")
+        require(
+            self.stop_after is None or self.stop_after >= 1, f"stop_after = {self.stop_after}", "at least 1, or none"
+        )
+
+    def applies(self, step: int) -> bool:
+        """Whether the term counts in a step, counted from 0."""
+        return self.stop_after is None or step < self.stop_after
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeldOutConfig:
     """The loss on images that are never trained on, by the averaged weights."""
 
@@ -107,6 +131,8 @@ class TrainConfig:
     """How t is drawn."""
     direction_weight: float = 1.0
     """Weight of 1 − cos(v̂, v) beside the mean square."""
+    teacher: TeacherConfig | None = None
+    """Alignment with a teacher; recipes set it where the dataset holds a teacher's features."""
     label_dropout: float = 0.1
     """Probability that an image's label is replaced by the null label."""
     flip: bool = True
@@ -139,3 +165,10 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
         require(0 <= self.label_dropout <= 1, f"label_dropout = {self.label_dropout}", "in [0, 1]")
         require(self.direction_weight >= 0, f"direction_weight = {self.direction_weight}", "0 or more")
+        require(
+            (self.teacher is None) == (self.model.projection is None),
+            f"{'no teacher' if self.teacher is None else 'a teacher'} and "
+            f"{'no projection' if self.model.projection is None else 'a projection'}",
+            "both teacher and model.projection, or neither",
+            "use --no-repa to train without a teacher",
+        )

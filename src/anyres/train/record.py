@@ -120,6 +120,7 @@ class Recorder:
             "loss": float(loss.total),
             "loss_flow": float(loss.flow),
             "loss_direction": float(loss.direction),
+            **({"loss_alignment": float(loss.alignment)} if self._aligned(progress.step) else {}),
             "gradient_norm": float(outcome.gradient_norm),
         }
         rates = self._throughput.read(self._device)
@@ -132,6 +133,11 @@ class Recorder:
         }
         if "mfu" in rates:
             self._figures["MFU"] = f"{rates['mfu']:.1%}"
+
+    def _aligned(self, step: int) -> bool:
+        """Whether the step that led here aligned with a teacher."""
+        teacher = self._config.teacher
+        return teacher is not None and teacher.applies(step - 1)
 
     def _apart(self, *, held_out: bool, pictures: bool, save: bool) -> None:
         """What is not training, and does not count in its throughput."""

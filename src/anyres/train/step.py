@@ -46,6 +46,7 @@ def backward(state: TrainState, packs: Sequence[DrawnPack], config: TrainConfig)
         total=sum_of(part.total.detach() for part in sums) / tokens,
         flow=sum_of(part.flow for part in sums) / tokens,
         direction=sum_of(part.direction for part in sums) / tokens,
+        alignment=sum_of(part.alignment for part in sums) / tokens,
     )
 
 
