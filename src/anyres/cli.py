@@ -176,9 +176,12 @@ def _reference(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from .recipes.command import options_parser, report
+    from .recipes.command import PlanOptions, options_parser, report
 
     options = _parse(options_parser(arguments), "train", arguments, TRAIN_DESCRIPTION)
+    if isinstance(options, PlanOptions):
+        print(options.text)
+        return 0
     from .train.loop import train
 
     finished = train(options.config, options.data, options.out, device=options.device)

@@ -8,6 +8,7 @@ from ..model.config import NiTConfig
 from ..packing.plan import PackingConfig
 from ..sample.request import SamplingSettings
 from ..train.config import HeldOutConfig, OptimizerConfig, PicturesConfig, TeacherConfig, TrainConfig
+from .imagenet import IMAGENET
 from .summary import DataSummary
 
 
@@ -64,7 +65,7 @@ def mini(data: DataSummary) -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[DataSummary], TrainConfig]] = {"tutorial": tutorial, "mini": mini}
+RECIPES: dict[str, Callable[[DataSummary], TrainConfig]] = {"tutorial": tutorial, "mini": mini, **IMAGENET}
 
 
 def recipe_named(name: str) -> Callable[[DataSummary], TrainConfig]:

@@ -9,7 +9,7 @@ from ..flow.time import TimeConfig
 from ..grid import Size
 from ..latents.features import TeacherInfo
 from ..latents.format import LatentDataset
-from ..model.config import ProjectionConfig
+from ..model.config import PUBLISHED_PROJECTIONS, ProjectionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,9 @@ class DataSummary:
         px_per_cell: px a side of a cell.
         median_side: px; side of the square of the median image's area.
         largest: cells of the largest image.
+        rows: images times variants; 0 where there is no dataset.
+        cells: of all rows.
+        variants: of the images.
         teacher: whose features are to be aligned with, if any's.
     """
 
@@ -30,6 +33,9 @@ class DataSummary:
     px_per_cell: int
     median_side: float
     largest: int
+    rows: int = 0
+    cells: int = 0
+    variants: tuple[str, ...] = ()
     teacher: TeacherInfo | None = None
 
     @classmethod
@@ -48,6 +54,9 @@ class DataSummary:
             px_per_cell=autoencoder.px_per_cell,
             median_side=math.sqrt(float(np.median(areas))) * autoencoder.px_per_cell,
             largest=int(areas.max()),
+            rows=len(dataset),
+            cells=int(areas.sum()),
+            variants=dataset.info.variants,
             teacher=dataset.info.teacher if repa else None,
         )
 
@@ -81,5 +90,28 @@ class DataSummary:
         return max(wanted, -(-self.largest // patch**2 // 128) * 128)
 
 
-# what `anyres train RECIPE --help` shows defaults for, where no dataset is given
-EXAMPLE_SUMMARY = DataSummary(num_classes=10, channels=32, px_per_cell=8, median_side=256.0, largest=1024)
+# what is assumed where no dataset is given, as by --help, which then shows all fields
+EXAMPLE_SUMMARY = DataSummary(
+    num_classes=10,
+    channels=32,
+    px_per_cell=8,
+    median_side=256.0,
+    largest=1024,
+    teacher=TeacherInfo(identity="efficientnet-lite0", dim=112, cells=2, px=16, dtype="float16"),
+)
+
+
+def assumed_summary(recipe: str) -> DataSummary:
+    """What is assumed of the data of a recipe, where none are given."""
+    if not recipe.startswith("imagenet_"):
+        return EXAMPLE_SUMMARY
+    # ImageNet-1k as the published runs had it: DC-AE's latents of images of at most 2048² px, and RADIO's features
+    dim = PUBLISHED_PROJECTIONS[recipe.removeprefix("imagenet_")].dim
+    return DataSummary(
+        num_classes=1000,
+        channels=32,
+        px_per_cell=32,
+        median_side=256.0,
+        largest=64 * 64,
+        teacher=TeacherInfo(identity="radio", dim=dim, cells=1, px=16, dtype="float16"),
+    )
