@@ -73,7 +73,7 @@ def _load(source: str, revision: str | None) -> Any:
         raise BackendError(
             f"RADIO needs a library that is missing: {first_line(error)}",
             wanted="transformers, and what the repository's code imports",
-            fix="pip install transformers timm",
+            fix="pip install transformers timm (anyres[radio] has both)",
         ) from error
     except Exception as error:  # the kinds of error differ between versions
         raise CheckpointError(
