@@ -105,11 +105,23 @@ def draw(pack: Pack, config: TrainConfig, *address: noise.Address, dropout: floa
     return DrawnPack(layout=layout, latents=pack.latents, noise=epsilon, t=t, labels=labels, real=layout.is_real())
 
 
-def pack_loss(model: NiT, pack: DrawnPack, config: TrainConfig) -> LossSums:
-    """The losses of a pack, summed over its real tokens; everything on the model's device.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenLosses:
+    """Losses of each token; zero in padding.
 
-    The alignment counts where the pack carries a teacher's features.
+    Attributes:
+        flow: the mean-square part.
+        direction: the direction part, unweighted.
+        alignment: the alignment with a teacher, unweighted; None where the pack carries no features.
     """
+
+    flow: Float[Tensor, "tokens"]
+    direction: Float[Tensor, "tokens"]
+    alignment: Float[Tensor, "tokens"] | None
+
+
+def token_losses(model: NiT, pack: DrawnPack, config: TrainConfig) -> TokenLosses:
+    """The losses of a pack's tokens; everything on the model's device."""
     layout = pack.layout
     point = path_named(config.path).sample(pack.latents, pack.noise, pack.t[layout.image_index])
     with autocast(config, layout.device):
@@ -118,10 +130,26 @@ def pack_loss(model: NiT, pack: DrawnPack, config: TrainConfig) -> LossSums:
         else:
             predicted = model(point.x_t, pack.t, pack.labels, layout, projection=True)
             velocity, projection = predicted.velocity, predicted.projection
-    flow = (flow_loss(velocity, point.velocity) * pack.real).sum()
-    direction = (direction_loss(velocity, point.velocity, config.model.patch_size**2) * pack.real).sum()
+    alignment = None
+    if projection is not None and pack.teacher is not None:
+        alignment = alignment_loss(projection, pack.teacher) * pack.real
+    return TokenLosses(
+        flow=flow_loss(velocity, point.velocity) * pack.real,
+        direction=direction_loss(velocity, point.velocity, config.model.patch_size**2) * pack.real,
+        alignment=alignment,
+    )
+
+
+def pack_loss(model: NiT, pack: DrawnPack, config: TrainConfig) -> LossSums:
+    """The losses of a pack, summed over its real tokens.
+
+    The alignment counts where the pack carries a teacher's features.
+    """
+    found = token_losses(model, pack, config)
+    flow, direction = found.flow.sum(), found.direction.sum()
     total, alignment = flow + config.direction_weight * direction, torch.zeros_like(flow)
-    if projection is not None and pack.teacher is not None and config.teacher is not None:
-        alignment = (alignment_loss(projection, pack.teacher) * pack.real).sum()
+    if found.alignment is not None:
+        assert config.teacher is not None, "features without a teacher"  # noqa: S101
+        alignment = found.alignment.sum()
         total = total + config.teacher.weight * alignment
     return LossSums(total=total, flow=flow.detach(), direction=direction.detach(), alignment=alignment.detach())

@@ -144,7 +144,10 @@ class Recorder:
         step = self._state.progress.step
         if held_out and self._held_out is not None:
             result = held_out_loss(self._state, self._held_out, self._config)
-            self._metrics.write("held_out", step, loss=result.loss, loss_flow=result.flow, images=result.images)
+            groups = {f"loss_flow_{name}": value for name, value in result.groups.items()}
+            self._metrics.write(
+                "held_out", step, loss=result.loss, loss_flow=result.flow, images=result.images, **groups
+            )
             self._figures["held-out"] = f"{result.loss:.4f}"
         if pictures:
             draw_pictures(self._pipeline(), self._config, self._folder.samples, step)
