@@ -49,7 +49,8 @@ def test_the_table_says_the_last_values_and_the_median_speed(tmp_path: Path) -> 
 def test_groups_come_in_their_order(tmp_path: Path) -> None:
     run = RunCurves.read(write_run(tmp_path / "run"))
     said = [group_in_words(name) for name in run.groups()]
-    assert said == ["t 0.0–0.2", "t 0.2–0.4", "t 0.4–0.6", "t 0.8–1.0"] + [
+    assert said == [
+        *(f"t {time}" for time in ("0.0–0.2", "0.2–0.4", "0.4–0.6", "0.8–1.0")),
         "1–64 tokens",
         "65–256 tokens",
         "257–1,024 tokens",

@@ -64,14 +64,9 @@ def plot_run(runs: Sequence[RunCurves], folder: Path) -> Path:
         said = group_in_words(name)
         _curve(axes[3 if said.startswith("t ") else 4], runs[0], HELD_OUT, name, said)
     axes[1].set_yscale("log")  # the first steps' is larger by orders
-    titles = (
-        "mean square of the loss",
-        "gradient norm, before clipping",
-        "tokens/s",
-        "held out, by t",
-        "held out, by size",
-    )
-    for axis, title in zip(axes, (*titles, "alignment with the teacher"), strict=True):
+    above = ("mean square of the loss", "gradient norm, before clipping", "tokens/s")
+    below = ("held out, by t", "held out, by size", "alignment with the teacher")
+    for axis, title in zip(axes, (*above, *below), strict=True):
         axis.set(xlabel="step", title=title)
         axis.grid(alpha=0.3)
         axis.set_visible(axis.has_data())
