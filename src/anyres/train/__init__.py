@@ -8,6 +8,7 @@
     checkpoint.py  saving and exact resuming
     folder.py      the run's folder: what is in it, and who may continue it
     metrics.py     metrics.jsonl, TensorBoard, throughput
+    tracking.py    W&B and trackio
     held_out.py    the loss on images that are never trained on
     pictures.py    samples during training, and the exported pipeline
 

@@ -10,6 +10,7 @@ from ..grid import Size
 from ..model.config import NiTConfig
 from ..packing.plan import PackingConfig
 from ..sample.request import SamplingSettings
+from .tracking import TrackerName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +160,8 @@ class TrainConfig:
     """How many checkpoints stay; older ones are removed after a newer one is whole."""
     log_every: int = 10
     """Steps between two lines of metrics."""
+    tracker: TrackerName | None = None
+    """Send metrics to W&B or trackio as well, which have to be installed and set up."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "packs_per_step", "checkpoint_every", "keep_checkpoints", "log_every"):

@@ -19,6 +19,7 @@ from .pictures import draw_pictures, pipeline_of
 from .precision import in_bfloat16
 from .state import Progress, TrainState
 from .step import DrawnPack, StepOutcome
+from .tracking import Tracker
 
 
 class Guard:
@@ -78,7 +79,8 @@ class Recorder:
         self._folder, self._config, self._dataset = folder, config, dataset
         self._state, self._held_out = state, held_out
         self._device = state.model.device
-        self._metrics = Metrics(folder.metrics, state.progress.step)
+        tracker = Tracker(config.tracker, folder.root, config) if config.tracker is not None else None
+        self._metrics = Metrics(folder.metrics, state.progress.step, tracker)
         peak = peak_flops(device_name(self._device)) if in_bfloat16(config, self._device) else None
         self._throughput = Throughput(peak)
         self._figures: dict[str, Any] = {}
