@@ -145,8 +145,11 @@ def test_gpus_that_do_not_divide_the_step_are_refused() -> None:
 def test_the_command_plans_without_data_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     command = ["train", XL, "--plan", "--out", str(out), "--tokens-per-second", "100000", "--steps", "1000"]
+    assert main([*command, "--no-repa"]) == 0
+    assert "teacher  none" in capsys.readouterr().out
     assert main(command) == 0
     said = capsys.readouterr().out
+    assert "teacher  radio: 1280 channels" in said
     assert "none given: as if of 1,000 labels" in said
     assert "1,000 steps" in said
     assert not out.exists()
@@ -184,4 +187,3 @@ def test_a_dataset_is_summarised_with_its_variants_and_its_teacher(data: Path, t
     assert found.teacher is None
     taught = LatentDataset.open(dataset(tmp_path, teacher=MeanColours(), multiple_of_cells=2))
     assert DataSummary.of(taught).teacher == taught.info.teacher
-    assert DataSummary.of(taught, repa=False).teacher is None

@@ -56,10 +56,13 @@ class Teacher:
     Args:
         network: any that maps images to a grid of features.
         dtype: what features are stored in.
+        device: where images are resized: the network's.
     """
 
-    def __init__(self, network: MapNetwork, dtype: Literal["float16", "int8"]) -> None:
-        self._network, self.dtype = network, dtype
+    def __init__(
+        self, network: MapNetwork, dtype: Literal["float16", "int8"], device: torch.device | str = "cpu"
+    ) -> None:
+        self._network, self.dtype, self._device = network, dtype, device
         self.identity, self.px = network.identity, network.map_px
         self.dim = self._maps(torch.full((1, 3, self.px, self.px), 128, dtype=torch.uint8), Grid(1, 1)).shape[1]
 
@@ -79,7 +82,7 @@ class Teacher:
             ConfigError: the network gives a map of another size.
             DataError: a feature is not finite.
         """
-        images = rearrange(torch.from_numpy(pixels), "n h w c -> n c h w")
+        images = rearrange(torch.from_numpy(pixels).to(self._device), "n h w c -> n c h w")
         wanted = (grid.height * self.px, grid.width * self.px)
         if images.shape[-2:] != wanted:
             resized = F.interpolate(images.float(), wanted, mode="bicubic", antialias=True)

@@ -25,7 +25,7 @@ def chosen_teacher(options: PrepareOptions, device: torch.device, network: MapNe
     """
     if network is None and options.teacher is not None:
         network = load_teacher(options.teacher, device, options.teacher_weights)
-    return Teacher(network, options.teacher_dtype) if network is not None else None
+    return Teacher(network, options.teacher_dtype, device) if network is not None else None
 
 
 def teacher_info(teacher: Teacher, options: PrepareOptions) -> TeacherInfo:

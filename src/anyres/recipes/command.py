@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +57,9 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
     recipe = recipe_named(name or "tutorial")
     summary = assumed_summary(name or "tutorial")
     if found.data and not asks_help:
-        summary = DataSummary.of(LatentDataset.open(found.data), repa=not found.no_repa)
+        summary = DataSummary.of(LatentDataset.open(found.data))
+    if found.no_repa:
+        summary = replace(summary, teacher=None)
     defaults = recipe(summary)
 
     def options(

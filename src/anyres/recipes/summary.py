@@ -39,13 +39,8 @@ class DataSummary:
     teacher: TeacherInfo | None = None
 
     @classmethod
-    def of(cls, dataset: LatentDataset, *, repa: bool = True) -> "DataSummary":
-        """Summarise a dataset.
-
-        Args:
-            dataset: what is trained on.
-            repa: align with its teacher, where it has one's features.
-        """
+    def of(cls, dataset: LatentDataset) -> "DataSummary":
+        """Summarise a dataset."""
         autoencoder = dataset.info.autoencoder
         areas = dataset.cells.prod(axis=1, dtype=np.int64)
         return cls(
@@ -57,7 +52,7 @@ class DataSummary:
             rows=len(dataset),
             cells=int(areas.sum()),
             variants=dataset.info.variants,
-            teacher=dataset.info.teacher if repa else None,
+            teacher=dataset.info.teacher,
         )
 
     def projection(self, *, after_block: int, hidden: int) -> ProjectionConfig | None:
