@@ -128,7 +128,7 @@ def test_other_files_are_refused(tmp_path):
 
 def test_a_shard_of_other_channels_is_refused(tmp_path):
     write_shard(tmp_path / "one", arrays(0, [6], 4), arrays(1, [6], 4))
-    with pytest.raises(DataError, match=r"it holds F16 of \[6, 4\], not float16 of \(cells, 3\)"):
+    with pytest.raises(DataError, match=r"it holds F16 of \[6, 4\], not float16 of \(rows, 3\)"):
         map_shard(tmp_path / "one", 3)
 
 
