@@ -63,6 +63,7 @@ def images(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_killed_before_each_change_of_the_disk(images, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", no_fsync)
     run(images, tmp_path / "whole", MeanColours())
