@@ -26,7 +26,9 @@ def pixels(size: Size, seed: int = 0) -> np.ndarray:
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> torch.Tensor:
-    return torch.nn.functional.cosine_similarity(*(torch.from_numpy(x.astype(np.float32)) for x in (one, other)), dim=-1)
+    return torch.nn.functional.cosine_similarity(
+        *(torch.from_numpy(x.astype(np.float32)) for x in (one, other)), dim=-1
+    )
 
 
 def mean_colour(image: np.ndarray, row: int, column: int, side: int) -> np.ndarray:
