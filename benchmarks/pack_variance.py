@@ -1,6 +1,6 @@
 """How much the loss and the gradient differ from pack to pack, for each packing algorithm.
 
-    python benchmarks/pack_variance.py RUN DATA [--budget N] [--packs N] [--out FILE]
+    python -m benchmarks pack_variance RUN DATA [--budget N] [--packs N] [--out FILE]
 
 RUN is a training run, DATA a dataset of its autoencoder and labels with several variants of each image. Each algorithm
 packs the same images; for every pack the loss and its gradient are computed at the run's averaged weights. Reported:
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from recording import record
 
 from anyres.config import from_dict
 from anyres.devices import pick_device
@@ -26,6 +25,8 @@ from anyres.packing.plan import PackingConfig
 from anyres.train.config import TrainConfig
 from anyres.train.losses import draw, pack_loss
 
+from .recording import RESULTS, record
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--budget", type=int, default=4096)
     parser.add_argument("--packs", type=int, default=100)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "pack_variance.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "pack_variance.json")
     options = parser.parse_args()
     config = from_dict(TrainConfig, read_json(options.run / "config.json"))
     dataset = LatentDataset.open(options.data)
@@ -76,7 +77,3 @@ def measure(model: NiT, loader: PackLoader, config: TrainConfig, packs: int) -> 
         "loss_relative_std": float(np.std(losses) / np.mean(losses)),
         "gradient_noise_to_signal": float(noise / max(mean_square - noise / (number - 1), 1e-30)),
     }
-
-
-if __name__ == "__main__":
-    main()

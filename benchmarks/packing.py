@@ -1,6 +1,6 @@
 """Packing algorithms on 1.28 million lengths: seconds on one thread, how full the packs are, packs of one size only.
 
-    OMP_NUM_THREADS=1 python benchmarks/packing.py [--images N] [--out FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks packing [--images N] [--out FILE]
 
 Lengths are made like ImageNet's at 32 px a token: native sizes log-normal around 480 × 375 px, and for the
 three-variant mix a third each of native, 256² px (64 tokens) and 512² px (256 tokens) crops.
@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from recording import record
 
 from anyres.packing.algorithms import lpfhp, shuffled_best_fit
+
+from .recording import RESULTS, record
 
 PX_PER_TOKEN = 32
 ALGORITHMS = {"lpfhp": lpfhp, "shuffled_best_fit": shuffled_best_fit}
@@ -22,19 +23,24 @@ BUDGETS = (8192, 16384, 65536)
 REPEATS = 3
 
 
-def native_lengths(images: int, rng: np.random.Generator) -> np.ndarray:
-    """Tokens of images with ImageNet-like sizes, sides floored to whole tokens, at most 2048² px."""
+def native_grids(images: int, rng: np.random.Generator) -> np.ndarray:
+    """(height, width) in tokens of ImageNet-like sizes, sides floored to whole tokens, at most 2048² px."""
     width = np.exp(rng.normal(np.log(480), 0.35, images))
     height = width * np.exp(rng.normal(np.log(0.78), 0.3, images))
     shrink = np.sqrt(np.minimum(1, 2048**2 / (width * height)))
     columns, rows = (np.maximum(1, side * shrink // PX_PER_TOKEN) for side in (width, height))
-    return (columns * rows).astype(np.int64)
+    return np.stack([rows, columns], axis=1).astype(np.int64)
+
+
+def native_lengths(images: int, rng: np.random.Generator) -> np.ndarray:
+    """Tokens of such images."""
+    return native_grids(images, rng).prod(axis=1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_280_000)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "packing.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "packing.json")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     third = options.images // 3
@@ -69,7 +75,3 @@ def main() -> None:
                     f"{row['one_size_share']:9.2%} {images.mean():.1f} ± {images.std():.1f}"
                 )
     record(options.out, results)
-
-
-if __name__ == "__main__":
-    main()

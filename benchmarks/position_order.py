@@ -1,12 +1,12 @@
 """What the released code's order of positions costs: equal models but for `position_order`, over training seeds.
 
     anyres prepare IMAGES --out DATA --variants native square-256 --max-side 256 ...
-    python benchmarks/position_order.py DATA IMAGES --runs RUNS [--seeds N] [--steps N] [--together N] [--out FILE]
+    python -m benchmarks position_order DATA IMAGES --runs RUNS [--seeds N] [--steps N] [--together N] [--out FILE]
 
 Two models of a seed have the same initial weights, the same packs in the same order and the same noise. Reported, of
 the averaged weights: the mean-square part of the loss of every version of every held-out image, at the same times and
 noise for all models, and the KID of samples at a square, a wide and a tall size of about one area. Started again, it
-goes on where it was. `position_order_plots.py` draws what is reported.
+goes on where it was. `position_order_plots` draws what is reported.
 """
 
 import argparse
@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from recording import record
 
 from anyres.config import from_dict
 from anyres.devices import pick_device
@@ -32,6 +31,8 @@ from anyres.packing.loader import PackLoader
 from anyres.train.config import TrainConfig
 from anyres.train.losses import draw
 from anyres.train.precision import autocast
+
+from .recording import RESULTS, record
 
 ORDERS = ("row_major", "column_major")  # the right one, and that of the released code
 HELD_OUT = 0.1
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--together", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "position_order.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "position_order.json")
     options = parser.parse_args()
     arms = {options.runs / f"{order}-{seed}": (order, seed) for seed in range(options.seeds) for order in ORDERS}
     together(options.together, [training(run, *arm, options) for run, arm in arms.items()])
@@ -143,7 +144,3 @@ def held_out_losses(data: Path, runs: Sequence[Path]) -> list[dict[str, Any]]:
         }
         for row in np.flatnonzero(dataset.held_out(HELD_OUT)).tolist()
     ]
-
-
-if __name__ == "__main__":
-    main()

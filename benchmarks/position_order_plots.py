@@ -1,6 +1,6 @@
-"""What `position_order.py` found, as plots and a table of differences with intervals.
+"""What `position_order` found, as plots and a table of differences with intervals.
 
-    python benchmarks/position_order_plots.py [RESULTS] --out FOLDER
+    python -m benchmarks position_order_plots [RESULTS] --out FOLDER
 
 An interval is of 95%: of a bootstrap over held-out images and, where several seeds are pooled, over seeds, too.
 """
@@ -16,6 +16,8 @@ import numpy as np
 
 from anyres.plotting import new_figure
 
+from .recording import RESULTS
+
 RIGHT, RELEASED = "row_major", "column_major"
 NAMES = {RIGHT: "row-major (right)", RELEASED: "column-major (released)"}
 COLOURS = {RIGHT: "tab:blue", RELEASED: "tab:red"}
@@ -30,7 +32,7 @@ SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="?", default=Path(__file__).parent / "results/position_order.json")
+    parser.add_argument("results", type=Path, nargs="?", default=RESULTS / "position_order.json")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     found = json.loads(options.results.read_text())["results"]
@@ -163,7 +165,3 @@ def draw_kid(axes: Any, found: dict[str, Any]) -> None:
     axes.set_xticks(range(len(found["sizes"])), found["sizes"])
     axes.set(title=f"KID of {found['count']} samples, by seed", ylim=(0, 0.15))
     axes.legend(fontsize=8)
-
-
-if __name__ == "__main__":
-    main()

@@ -21,9 +21,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 if importlib.util.find_spec("triton"):
     # before the hook below: Triton reads its functions' source, and their arguments are no tensors
+    import anyres.model.kernels.attention
     import anyres.model.kernels.gelu
     import anyres.model.kernels.norms
-    import anyres.model.kernels.rotation  # noqa: F401
+    import anyres.model.kernels.rotation
+    import anyres.train.kernels.adamw  # noqa: F401
 
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int where a float is asked for is fine
 install_import_hook("anyres", "tests.conftest.check_types")

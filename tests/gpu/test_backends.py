@@ -20,6 +20,9 @@ CASES = [
     ("varlen", torch.float16),
     ("flex", torch.bfloat16),
     ("flex", torch.float32),
+    ("triton", torch.bfloat16),
+    ("triton", torch.float16),
+    ("triton", torch.float32),
     ("sdpa", torch.bfloat16),
     ("sdpa", torch.float32),
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anyres.grid import Grid
 from anyres.model.config import NiTConfig
-from anyres.model.elementwise import Elementwise, elementwise_for
+from anyres.model.elementwise import Branch, Elementwise, elementwise_for
 from anyres.model.nit import NiT
 from anyres.model.rope import rotary_tables
 from anyres.packing.pack import PackLayout, PackShape
@@ -73,10 +73,10 @@ def check_norms(width: int, layout: PackLayout, device: str, **how) -> None:
     x, f = torch.randn(tokens, width), torch.randn(tokens, inner)
     gate, shift, scale = vectors(layout, width, 3)
     how |= {"device": device, "layout": layout}
-    compare(lambda ops, *a: ops.norm(*a), [x, shift, scale], [], **how)
-    compare(lambda ops, x, f, g, m: (ops.residual(x, f, m, g),), [x, f, gate], [linear], **how)
+    compare(lambda ops, x, a, b: ops.norm(x, None, a, b), [x, shift, scale], [], **how)
+    compare(lambda ops, x, f, g, m: (ops.add(x, Branch(f, m, g)),), [x, f, gate], [linear], **how)
     compare(
-        lambda ops, x, f, g, a, b, m: ops.residual_norm(x, f, m, g, a, b), [x, f, gate, shift, scale], [linear], **how
+        lambda ops, x, f, g, a, b, m: ops.norm(x, Branch(f, m, g), a, b), [x, f, gate, shift, scale], [linear], **how
     )
 
 
@@ -142,6 +142,6 @@ def test_equal_inputs_give_equal_bits() -> None:
     found = []
     for _ in range(2):
         x.grad = gate.grad = shift.grad = linear.bias.grad = None
-        torch.autograd.backward(ops.residual_norm(x, x, linear, gate, shift, scale), [x.detach(), x.detach() ** 2])
+        torch.autograd.backward(ops.norm(x, Branch(x, linear, gate), shift, scale), [x.detach(), x.detach() ** 2])
         found.append([x.grad, gate.grad, shift.grad, linear.bias.grad])
     assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))

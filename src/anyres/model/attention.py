@@ -1,9 +1,10 @@
-"""Attention within each image of a pack: one function, four backends.
+"""Attention within each image of a pack: one function, five backends.
 
     reference  a dense mask; any device and dtype; slow; for tests and export
     sdpa       images of equal length batched through torch's scaled_dot_product_attention; any device
     varlen     torch.nn.attention.varlen; CUDA in half precision
     flex       torch's FlexAttention with a document mask; CUDA
+    triton     our kernels, made for many short images (`kernels/attention.py`); CUDA; equal inputs give equal bits
 
 What depends on the layout alone is planned once a pack (`plan_attention`); each block then calls `attend`.
 """
@@ -26,7 +27,10 @@ from ..shapes import Bool, Float, Int, Tensor
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["auto", "reference", "sdpa", "varlen", "flex"]
+# what their plans hold has a static shape; the groups of `sdpa` and the mask of `reference` follow the images
+STATIC_BACKENDS = ("varlen", "triton")
+
+Backend = Literal["auto", "reference", "sdpa", "varlen", "flex", "triton"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +63,14 @@ class Blocks:
     mask: Any  # torch.nn.attention.flex_attention.BlockMask; flex is imported only when it is chosen
 
 
-AttentionPlan = DenseMask | LengthGroups | Segments | Blocks
+@dataclass(frozen=True, eq=False)
+class Tiled:
+    """`triton`: the pack cut into tiles."""
+
+    tiles: Any  # kernels.attention.Tiles; Triton is imported only when it is chosen
+
+
+AttentionPlan = DenseMask | LengthGroups | Segments | Blocks | Tiled
 
 
 def pick_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -149,6 +160,12 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, plan: Blocks) -> Tensor:
     return _compiled_flex()(*batched, block_mask=plan.mask)[0].transpose(0, 1)
 
 
+def _tiled(q: Tensor, k: Tensor, v: Tensor, plan: Tiled) -> Tensor:
+    from .tiled_attention import TiledAttention
+
+    return cast(Tensor, TiledAttention.apply(q, k, v, plan.tiles))
+
+
 @functools.cache
 def _compiled_flex() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
@@ -191,17 +208,25 @@ def _plan_flex(layout: PackLayout) -> Blocks:
     return Blocks(mask)
 
 
+def _plan_triton(layout: PackLayout) -> Tiled:
+    from .kernels.attention import tiles
+
+    return Tiled(tiles(layout.cu_seqlens, layout.shape.tokens))
+
+
 _PLANNERS: dict[str, Callable[[PackLayout], AttentionPlan]] = {
     "reference": _plan_reference,
     "sdpa": _plan_sdpa,
     "varlen": _plan_varlen,
     "flex": _plan_flex,
+    "triton": _plan_triton,
 }
 _ATTENTIONS: dict[type, Callable[..., Tensor]] = {
     DenseMask: _reference,
     LengthGroups: _sdpa,
     Segments: _varlen,
     Blocks: _flex,
+    Tiled: _tiled,
 }
 
 

@@ -9,6 +9,7 @@ Shape letters: T tokens of the pack, I rows of per-image tensors, D width, H hea
 import functools
 import importlib.util
 import logging
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -32,6 +33,21 @@ Tokens = Float[Tensor, "tokens width"]
 Heads = Float[Tensor, "tokens heads dim"]
 
 
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """What is still to be added to the residual stream, gate·linear(inner): the next norm does it in the same pass.
+
+    Attributes:
+        inner: the linear map's input.
+        linear: the branch's last map.
+        gate: of each image.
+    """
+
+    inner: Float[Tensor, "tokens inner"]
+    linear: nn.Linear
+    gate: Vectors
+
+
 class Elementwise:
     """The plain functions, over the tokens of one pack.
 
@@ -42,29 +58,18 @@ class Elementwise:
     def __init__(self, image_index: Int[Tensor, "tokens"]) -> None:
         self.image_index = image_index
 
-    def norm(self, x: Tokens, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
-        """X as it is, and LayerNorm(x)·(1 + scale) + shift, without a learned affine.
+    def add(self, x: Tokens, branch: Branch) -> Tokens:
+        """X + gate·linear(inner)."""
+        return x + self._of_token(branch.gate) * branch.linear(branch.inner)
 
-        x comes back so that in the backward its two gradients are added where the norm's is made.
+    def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
+        """X with its branch added, and LayerNorm(x)·(1 + scale) + shift of that, without a learned affine.
+
+        x comes back also without a branch, so that its two gradients are added where the norm's is made.
         """
+        x = x if branch is None else self.add(x, branch)
         normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
         return x, normed * (1 + self._of_token(scale)) + self._of_token(shift)
-
-    def residual(self, x: Tokens, inner: Float[Tensor, "tokens inner"], linear: nn.Linear, gate: Vectors) -> Tokens:
-        """X + gate·linear(inner)."""
-        return x + self._of_token(gate) * linear(inner)
-
-    def residual_norm(
-        self,
-        x: Tokens,
-        inner: Float[Tensor, "tokens inner"],
-        linear: nn.Linear,
-        gate: Vectors,
-        shift: Vectors,
-        scale: Vectors,
-    ) -> tuple[Tokens, Tokens]:
-        """X' = x + gate·linear(inner), and LayerNorm(x')·(1 + scale) + shift."""
-        return self.norm(self.residual(x, inner, linear, gate), shift, scale)
 
     def linear_gelu(self, x: Tokens, linear: nn.Linear) -> Float[Tensor, "tokens inner"]:
         """GELU (tanh) of linear(x)."""

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from ..packing.pack import PackLayout
 from ..shapes import Float, Tensor
-from .elementwise import NORM_EPS, Elementwise, Heads, Tokens, Vectors
+from .elementwise import NORM_EPS, Branch, Elementwise, Heads, Tokens, Vectors
 from .kernels import gelu, norms, rotation
 from .kernels.pieces import Pieces, cut
 from .rope import RotaryTables
@@ -32,26 +32,15 @@ class FusedElementwise(Elementwise):
         super().__init__(layout.image_index)
         self._pieces = cut(layout.cu_seqlens, layout.shape.tokens)
 
-    def norm(self, x: Tokens, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
+    def add(self, x: Tokens, branch: Branch) -> Tokens:
+        """See `Elementwise.add`."""
+        return _Add.apply(x, _product(branch), branch.linear.bias, branch.gate, self._pieces)
+
+    def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """See `Elementwise.norm`."""
-        return _Norm.apply(x, shift, scale, self._pieces)
-
-    def residual(self, x: Tokens, inner: Float[Tensor, "tokens inner"], linear: nn.Linear, gate: Vectors) -> Tokens:
-        """See `Elementwise.residual`."""
-        return _Residual.apply(x, F.linear(inner, linear.weight), linear.bias, gate, self._pieces)
-
-    def residual_norm(
-        self,
-        x: Tokens,
-        inner: Float[Tensor, "tokens inner"],
-        linear: nn.Linear,
-        gate: Vectors,
-        shift: Vectors,
-        scale: Vectors,
-    ) -> tuple[Tokens, Tokens]:
-        """See `Elementwise.residual_norm`."""
-        product = F.linear(inner, linear.weight)
-        return _ResidualNorm.apply(x, product, linear.bias, gate, shift, scale, self._pieces)
+        if branch is None:
+            return _Norm.apply(x, shift, scale, self._pieces)
+        return _AddNorm.apply(x, _product(branch), branch.linear.bias, branch.gate, shift, scale, self._pieces)
 
     def linear_gelu(self, x: Tokens, linear: nn.Linear) -> Float[Tensor, "tokens inner"]:
         """See `Elementwise.linear_gelu`."""
@@ -64,10 +53,15 @@ class FusedElementwise(Elementwise):
         self, x: Tokens, linear: nn.Linear, q_norm: nn.Module, k_norm: nn.Module, rotary: RotaryTables
     ) -> tuple[Heads, Heads, Heads]:
         """See `Elementwise.heads`."""
-        product = F.linear(x, linear.weight)
+        # cuBLAS adds the bias while the product is in registers; its gradient is made where the product's is
+        product = F.linear(x, linear.weight, linear.bias.detach())
         affine = [] if isinstance(q_norm, nn.Identity) else [q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias]
         eps = getattr(q_norm, "eps", 0.0)
         return _Heads.apply(product, linear.bias, rotary.cos, rotary.sin, eps, *affine)
+
+
+def _product(branch: Branch) -> Tokens:
+    return F.linear(branch.inner, branch.linear.weight)
 
 
 class _Norm(torch.autograd.Function):
@@ -87,10 +81,10 @@ class _Norm(torch.autograd.Function):
         return grads.x, grads.shift, grads.scale, None
 
 
-class _Residual(torch.autograd.Function):
+class _Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, f: Tensor, bias: Tensor, gate: Tensor, pieces: Pieces) -> Tensor:
-        out, _ = norms.forward(x, norms.Branch(f, bias, gate), None, pieces, NORM_EPS)
+        out, _ = norms.forward(x, norms.Addend(f, bias, gate), None, pieces, NORM_EPS)
         ctx.save_for_backward(f, bias, gate)
         ctx.pieces = pieces
         return out
@@ -99,19 +93,19 @@ class _Residual(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         f, bias, gate = ctx.saved_tensors
-        grads = norms.backward(d_out, None, d_out, norms.Branch(f, bias, gate), None, ctx.pieces, NORM_EPS)
+        grads = norms.backward(d_out, None, d_out, norms.Addend(f, bias, gate), None, ctx.pieces, NORM_EPS)
         return grads.x, grads.f, grads.bias, grads.gate, None
 
 
-class _ResidualNorm(torch.autograd.Function):
+class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, f: Tensor, bias: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, pieces: Pieces
     ) -> tuple[Tensor, Tensor]:
-        branch, affine = norms.Branch(f, bias, gate), norms.Affine(shift, scale)
-        out, h = norms.forward(x, branch, affine, pieces, NORM_EPS)
+        addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
+        out, h = norms.forward(x, addend, affine, pieces, NORM_EPS)
         assert h is not None  # noqa: S101 - an affine was given
-        ctx.save_for_backward(out, *branch, *affine)
+        ctx.save_for_backward(out, *addend, *affine)
         ctx.pieces = pieces
         return out, h
 
@@ -119,8 +113,8 @@ class _ResidualNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
         out, f, bias, gate, shift, scale = ctx.saved_tensors
-        branch, affine = norms.Branch(f, bias, gate), norms.Affine(shift, scale)
-        grads = norms.backward(d_out, d_h, out, branch, affine, ctx.pieces, NORM_EPS)
+        addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
+        grads = norms.backward(d_out, d_h, out, addend, affine, ctx.pieces, NORM_EPS)
         return grads.x, grads.f, grads.bias, grads.gate, grads.shift, grads.scale, None
 
 
@@ -139,19 +133,18 @@ class _BiasGelu(torch.autograd.Function):
 class _Heads(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, product: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, eps: float, *affine: Tensor
+        ctx: Any, product: Tensor, _bias: Tensor, cos: Tensor, sin: Tensor, eps: float, *affine: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(product, bias, cos, sin, *affine)
+        ctx.save_for_backward(product, cos, sin, *affine)
         ctx.eps = eps
-        dim = 2 * cos.shape[1]
         weights = rotation.Norms(*affine) if affine else None
-        return rotation.forward(product, bias, weights, cos, sin, product.shape[1] // (3 * dim), eps)
+        return rotation.forward(product, weights, cos, sin, product.shape[1] // (6 * cos.shape[1]), eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_q: Tensor, d_k: Tensor, d_v: Tensor) -> tuple[Tensor | None, ...]:
-        product, bias, cos, sin, *affine = ctx.saved_tensors
+        product, cos, sin, *affine = ctx.saved_tensors
         weights = rotation.Norms(*affine) if affine else None
-        grads = rotation.backward(d_q, d_k, d_v, product, bias, weights, cos, sin, ctx.eps)
+        grads = rotation.backward(d_q, d_k, d_v, product, weights, cos, sin, ctx.eps)
         of_norms = () if grads.norms is None else grads.norms.unbind(0)
         return grads.product, grads.bias, None, None, None, *of_norms

@@ -13,7 +13,7 @@ from torch import nn
 from ..shapes import Float, Int, Tensor
 from .attention import AttentionPlan, attend
 from .config import NiTConfig, ProjectionConfig
-from .elementwise import Elementwise
+from .elementwise import Branch, Elementwise
 from .rope import RotaryTables
 
 TIME_FREQUENCIES = 128
@@ -127,14 +127,19 @@ class Block(nn.Module):
         self.mlp = Mlp(width, round(config.mlp_ratio * width))
 
     def forward(
-        self, x: Float[Tensor, "tokens width"], modulation: Float[Tensor, "images 6 width"], pack: PackContext
-    ) -> Float[Tensor, "tokens width"]:
-        """Tokens and the modulation of each image → tokens."""
+        self,
+        x: Float[Tensor, "tokens width"],
+        branch: Branch | None,
+        modulation: Float[Tensor, "images 6 width"],
+        pack: PackContext,
+    ) -> tuple[Float[Tensor, "tokens width"], Branch]:
+        """Tokens, the branch of the block before, the modulation of each image → tokens, and the branch of the MLP."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unbind(1)  # of attention, of the MLP
         ops = pack.elementwise
-        x, h = ops.norm(x, shift_a, scale_a)
-        x, h = ops.residual_norm(x, self.attention(h, pack), self.attention.out, gate_a, shift_m, scale_m)
-        return ops.residual(x, self.mlp(h, pack), self.mlp.down, gate_m)
+        x, h = ops.norm(x, branch, shift_a, scale_a)
+        branch = Branch(self.attention(h, pack), self.attention.out, gate_a)
+        x, h = ops.norm(x, branch, shift_m, scale_m)
+        return x, Branch(self.mlp(h, pack), self.mlp.down, gate_m)
 
 
 class Head(nn.Module):
@@ -146,11 +151,15 @@ class Head(nn.Module):
         self.linear = nn.Linear(config.hidden_size, config.token_values)
 
     def forward(
-        self, x: Float[Tensor, "tokens width"], modulation: Float[Tensor, "images 2 width"], pack: PackContext
+        self,
+        x: Float[Tensor, "tokens width"],
+        branch: Branch,
+        modulation: Float[Tensor, "images 2 width"],
+        pack: PackContext,
     ) -> Float[Tensor, "tokens values"]:
-        """Tokens and the modulation of each image → velocities, (channels, patch, patch) flattened."""
+        """Tokens, the last block's branch, the modulation → velocities, (channels, patch, patch) flattened."""
         shift, scale = modulation.unbind(1)
-        _, h = pack.elementwise.norm(x, shift, scale)
+        _, h = pack.elementwise.norm(x, branch, shift, scale)
         return self.linear(h)
 
     def reset_parameters(self) -> None:

@@ -101,13 +101,12 @@ class NiT(nn.Module):
         """
         pack = self.prepare(layout) if isinstance(layout, PackLayout) else layout
         condition = self.conditioner(t, labels)
-        x = self.patch_embedding(tokens)
-        projected = None
+        x, branch, projected = self.patch_embedding(tokens), None, None
         for number, block in enumerate(cast(Iterable[Block], self.blocks), start=1):
-            x = block(x, block.modulation(condition), pack)
+            x, branch = block(x, branch, block.modulation(condition), pack)
             if projection and number == self._projector_config().after_block:
-                projected = self.projector(x) if self.projector is not None else None
-        velocity = self.head(x, self.head.modulation(condition), pack)
+                projected = self.projector(pack.elementwise.add(x, branch)) if self.projector is not None else None
+        velocity = self.head(x, branch, self.head.modulation(condition), pack)
         return velocity if projected is None else Prediction(velocity, projected)
 
     def prepare(self, layout: PackLayout, scaling: RotaryScaling | None = None) -> PackContext:

@@ -12,6 +12,7 @@ from ..model.nit import NiT
 from ..model.rope import RotaryScaling
 from ..packing.pack import PackLayout, PackShape
 from ..shapes import Float, Tensor
+from .recording import Recordings
 from .request import ImageRequest, SamplingSettings
 
 
@@ -23,6 +24,7 @@ def guided_velocity(
     trained_side: int,
     shape: PackShape | None = None,
     weaker: NiT | None = None,
+    recordings: Recordings | None = None,
 ) -> GuidedVelocity:
     """The velocity of a pack's images; what depends on the layout alone is computed once, not at each step.
 
@@ -36,6 +38,7 @@ def guided_velocity(
         trained_side: the longest side in tokens that training has seen.
         shape: pad the pack to it; the pack of both branches has twice its tokens and images.
         weaker: autoguidance (arXiv 2406.02507): a network in the null branch's place.
+        recordings: of the networks' passes, used and added to; without them every pass is launched kernel by kernel.
 
     Raises:
         ConfigError: the images do not fit the shape, or the weaker network does not fit the other.
@@ -47,16 +50,17 @@ def guided_velocity(
         mode=settings.extrapolation, trained_side=max(2, trained_side), decoupled=settings.decoupled
     )
     labels = [request.label for request in pack]
-    conditional = Branch(model, pack, labels, shape, scaling)
+    recordings = recordings or Recordings()
+    conditional = Branch(model, pack, labels, shape, scaling, recordings)
 
     # made when guidance first acts, which it may never do
     @functools.cache
     def other() -> Branch:
         if weaker is not None:
-            return Branch(weaker, pack, labels, shape, scaling)
+            return Branch(weaker, pack, labels, shape, scaling, recordings)
         doubled = shape and PackShape(2 * shape.tokens, 2 * shape.images, shape.max_seqlen)
         null = [model.config.null_label] * len(labels)
-        return Branch(model, [*pack, *pack], labels + null, doubled, scaling)
+        return Branch(model, [*pack, *pack], labels + null, doubled, scaling, recordings)
 
     def both(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         if weaker is not None:
@@ -76,6 +80,7 @@ class Branch:
         labels: their class numbers.
         shape: pad to it, or None.
         scaling: rotary extrapolation.
+        recordings: of the network's passes.
     """
 
     def __init__(
@@ -85,19 +90,25 @@ class Branch:
         labels: Sequence[int],
         shape: PackShape | None,
         scaling: RotaryScaling,
+        recordings: Recordings,
     ) -> None:
-        layout = PackLayout.from_grids([request.grid for request in pack], shape).to(model.device)
-        self._model, self._real = model, layout.tokens
+        self._layout = layout = PackLayout.from_grids([request.grid for request in pack], shape).to(model.device)
+        self._model, self._scaling, self._recordings = model, scaling, recordings
         self._padding = layout.shape.tokens - layout.tokens
-        self._context = model.prepare(layout, scaling)
+        self._context = functools.cache(lambda: model.prepare(layout, scaling))
         rows = [*labels, *[0] * (layout.shape.images - len(labels))]
         self._labels = torch.tensor(rows, device=model.device)
 
     def __call__(self, x: Float[Tensor, "tokens values"], t: float) -> Float[Tensor, "tokens values"]:
         """The velocity; the network runs in its own dtype, on the state as it is."""
         tokens = F.pad(x.to(self._model.compute_dtype), (0, 0, 0, self._padding))
-        times = torch.full((len(self._labels),), t, device=x.device, dtype=torch.float32)
-        return self._model(tokens, times, self._labels, self._context)[: self._real].to(x.dtype)
+        recording = self._recordings.find(self._model, self._layout, self._labels, self._scaling)
+        if recording is not None:
+            velocity = recording(tokens, t, self._layout, self._labels)
+        else:
+            times = torch.full((len(self._labels),), t, device=x.device, dtype=torch.float32)
+            velocity = self._model(tokens, times, self._labels, self._context())
+        return velocity[: self._layout.tokens].to(x.dtype, copy=True)
 
 
 def _check_weaker(weaker: NiT, model: NiT) -> None:

@@ -23,6 +23,7 @@ from ..packing.pack import PackShape
 from ..shapes import Float, Tensor
 from .decoding import decode_images
 from .field import guided_velocity
+from .recording import Recordings
 from .request import ImageRequest, LabelTable, SamplingSettings, Solver, make_packs, make_requests
 
 BUDGET = {"cpu": 4096, "mps": 4096, "cuda": 16384}  # tokens sampled together, by default
@@ -81,6 +82,7 @@ class Pipeline:
         self.model, self.autoencoder, self.labels, self.scaling = model.eval(), autoencoder, labels, scaling
         self.path, self.trained_side, self.name = path, trained_side, name
         self.defaults = defaults or SamplingSettings()
+        self._recordings = Recordings()
 
     @classmethod
     def from_pretrained(
@@ -263,7 +265,13 @@ class Pipeline:
     ) -> Float[Tensor, "tokens values"]:
         """From noise to latents, for the images of one pack; the state holds their tokens alone, no padding."""
         velocity = guided_velocity(
-            self.model, pack, settings, trained_side=self.trained_side, shape=shape, weaker=weaker
+            self.model,
+            pack,
+            settings,
+            trained_side=self.trained_side,
+            shape=shape,
+            weaker=weaker,
+            recordings=self._recordings,
         )
         start = self._draw(pack, "start")
         if settings.solver == "sde":

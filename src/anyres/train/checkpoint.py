@@ -116,6 +116,7 @@ def _load(path: Path, state: TrainState) -> None:
     state.model.load_state_dict(tensors["model"])
     state.average.load_state_dict(tensors["average"])
     set_optimizer_state_dict(state.model, state.optimizer, tensors["optimizer"])
+    state.update.refresh()
     state.progress = progress
 
 

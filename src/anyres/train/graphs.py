@@ -8,15 +8,12 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import BackendError
-from ..model.attention import pick_backend
+from ..model.attention import STATIC_BACKENDS, pick_backend
 from ..model.nit import NiT
 from ..shapes import Float, Tensor
 from .config import TrainConfig
 from .losses import DrawnPack, LossSums, pack_loss
 from .precision import in_bfloat16
-
-# what their plans hold depends on the static shape alone; `sdpa`'s and `reference`'s groups follow the images
-STATIC_PLANS = ("varlen",)
 
 
 def records(config: TrainConfig, device: torch.device) -> bool:
@@ -31,7 +28,7 @@ def records(config: TrainConfig, device: torch.device) -> bool:
     if missing and config.cuda_graph == "on":
         raise BackendError(
             f"cuda_graph = 'on' needs {missing}",
-            wanted="a CUDA device, and attention by varlen in bfloat16",
+            wanted="a CUDA device, and attention by varlen or triton",
             fix="use --cuda-graph auto or off",
         )
     return missing is None
@@ -42,7 +39,7 @@ def _missing(config: TrainConfig, device: torch.device) -> str | None:
         return f"a CUDA device, and this run is on {device.type}"
     dtype = torch.bfloat16 if in_bfloat16(config, device) else torch.float32
     backend = pick_backend(config.attention, device, dtype)
-    return None if backend in STATIC_PLANS else f"attention by varlen, and this run has {backend}"
+    return None if backend in STATIC_BACKENDS else f"attention by varlen or triton, and this run has {backend}"
 
 
 class GraphedGradient:

@@ -10,6 +10,7 @@ from ..model.nit import NiT
 from ..packing.loader import Position
 from .config import TrainConfig
 from .graphs import GraphedGradient, records
+from .update import Update, update_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +32,12 @@ class Progress:
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything that a checkpoint holds, and the recorded step where there is one."""
+    """Everything that a checkpoint holds, what updates it, and the recorded step where there is one."""
 
     model: NiT
     average: NiT
     optimizer: torch.optim.Optimizer
+    update: Update
     progress: Progress
     graphed: GraphedGradient | None = None
 
@@ -56,5 +58,8 @@ class TrainState:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        graphed = GraphedGradient(model, config) if records(config, device) else None
-        return cls(model=model, average=average, optimizer=optimizer, progress=Progress(), graphed=graphed)
+        update = update_for(model, average, optimizer, config)
+        graphed = GraphedGradient(update.network, config) if records(config, device) else None
+        return cls(
+            model=model, average=average, optimizer=optimizer, update=update, progress=Progress(), graphed=graphed
+        )

@@ -38,9 +38,10 @@ def backward(state: TrainState, packs: Sequence[DrawnPack], config: TrainConfig)
         sums = state.graphed(packs, tokens)
     else:
         sums = []
-        state.optimizer.zero_grad(set_to_none=True)
+        network = state.update.network
+        network.zero_grad(set_to_none=True)
         for pack in packs:
-            sums.append(pack_loss(state.model, pack.to(state.model.device), config))
+            sums.append(pack_loss(network, pack.to(network.device), config))
             (sums[-1].total / tokens).backward()
     return LossSums(
         total=sum_of(part.total.detach() for part in sums) / tokens,
@@ -52,18 +53,9 @@ def backward(state: TrainState, packs: Sequence[DrawnPack], config: TrainConfig)
 
 def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcome:
     """Clip, step and average; on the device, and there only where loss and gradient are finite."""
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.optimizer.clip)
-    finite = (norm.isfinite() & loss.total.isfinite()).to(torch.float32)
-    number, settings = state.progress.step + 1, config.optimizer
-    warm = min(1.0, number / settings.warmup_steps) if settings.warmup_steps else 1.0
-    for group in state.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * warm
-    # the fused optimizer skips its update where found_inf is 1: the interface that GradScaler uses
-    state.optimizer.grad_scale = None  # pyright: ignore[reportAttributeAccessIssue]
-    state.optimizer.found_inf = 1 - finite  # pyright: ignore[reportAttributeAccessIssue]
-    state.optimizer.step()
-    ema.update(state.average, state.model, ema.decay_at(number, config.ema), finite)
-    return StepOutcome(loss=loss, gradient_norm=norm, finite=finite)
+    number = state.progress.step + 1
+    applied = state.update(loss.total, number, ema.decay_at(number, config.ema))
+    return StepOutcome(loss=loss, gradient_norm=applied.gradient_norm, finite=applied.finite)
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:

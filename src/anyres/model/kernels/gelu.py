@@ -8,17 +8,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS, COLS, WARPS = 32, 256, 4  # of a program: tokens, which it takes STEP at a time, and columns
-STEP = 16
+WARPS = 4
+# of a program: tokens, those it takes at once, columns
+FORWARD = {"ROWS": 32, "STEP": 16, "COLS": 256}
+BACKWARD = {"ROWS": 128, "STEP": 2, "COLS": 1024}
 
 
 def forward(product: Tensor, bias: Tensor) -> Tensor:
     """gelu(product + bias) of (tokens, width)."""
     out = torch.empty_like(product)
     tokens, width = product.shape
-    _gelu_forward[_grid(tokens, width)](
-        product, bias, out, tokens, width, ROWS=ROWS, STEP=STEP, COLS=COLS, num_warps=WARPS
-    )
+    _gelu_forward[_grid(tokens, width, FORWARD)](product, bias, out, tokens, width, **FORWARD, num_warps=WARPS)
     return out
 
 
@@ -27,16 +27,14 @@ def backward(d_out: Tensor, product: Tensor, bias: Tensor) -> tuple[Tensor, Tens
     d_out = d_out.contiguous()
     d_product = torch.empty_like(d_out)
     tokens, width = product.shape
-    grid = _grid(tokens, width)
+    grid = _grid(tokens, width, BACKWARD)
     partial = torch.empty(grid[0], width, device=d_out.device, dtype=torch.float32)
-    _gelu_backward[grid](
-        d_out, product, bias, d_product, partial, tokens, width, ROWS=ROWS, STEP=STEP, COLS=COLS, num_warps=WARPS
-    )
+    _gelu_backward[grid](d_out, product, bias, d_product, partial, tokens, width, **BACKWARD, num_warps=WARPS)
     return d_product, partial.sum(0)
 
 
-def _grid(tokens: int, width: int) -> tuple[int, int]:
-    return triton.cdiv(tokens, ROWS), triton.cdiv(width, COLS)
+def _grid(tokens: int, width: int, tile: dict[str, int]) -> tuple[int, int]:
+    return triton.cdiv(tokens, tile["ROWS"]), triton.cdiv(width, tile["COLS"])
 
 
 @triton.jit

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from .pieces import Pieces, sums_by_image
 
-ROWS = 2  # tokens at once
-WARPS = 4
+ROWS_FORWARD, ROWS_BACKWARD, WARPS = 1, 2, 8  # tokens at once
 
 
-class Branch(NamedTuple):
+class Addend(NamedTuple):
     """What is added to the residual stream: gate·(f + bias).
 
     Attributes:
@@ -39,19 +38,19 @@ class Affine(NamedTuple):
 
 
 def forward(
-    x: Tensor, branch: Branch | None, affine: Affine | None, pieces: Pieces, eps: float
+    x: Tensor, addend: Addend | None, affine: Affine | None, pieces: Pieces, eps: float
 ) -> tuple[Tensor, Tensor | None]:
-    """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without a branch."""
+    """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without an addend."""
     x = x.contiguous()
-    out = torch.empty_like(x) if branch else x
+    out = torch.empty_like(x) if addend else x
     h = torch.empty_like(x) if affine else None
-    f, bias, gate = _contiguous(branch) if branch else (x, x, x)
+    f, bias, gate = _contiguous(addend) if addend else (x, x, x)
     shift, scale = affine or (x, x)
     _norm_forward[(len(pieces.bounds),)](
         x, f, bias, gate, shift, scale, out, x if h is None else h, pieces.bounds,
         x.shape[1], gate.stride(0), shift.stride(0), scale.stride(0), eps,
-        BRANCH=branch is not None, NORM=affine is not None,
-        ROWS=ROWS, BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=WARPS,
+        ADDEND=addend is not None, NORM=affine is not None,
+        ROWS=ROWS_FORWARD, BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=WARPS,
     )  # fmt: skip
     return out, h
 
@@ -80,7 +79,7 @@ def backward(
     d_out: Tensor,
     d_h: Tensor | None,
     out: Tensor,
-    branch: Branch | None,
+    addend: Addend | None,
     affine: Affine | None,
     pieces: Pieces,
     eps: float,
@@ -89,43 +88,43 @@ def backward(
     d_out = d_out.contiguous()
     width = d_out.shape[1]
     d_x = torch.empty_like(d_out) if affine else d_out
-    d_f = torch.empty_like(d_out) if branch else None
-    f, bias, gate = _contiguous(branch) if branch else (d_out, d_out, d_out)
+    d_f = torch.empty_like(d_out) if addend else None
+    f, bias, gate = _contiguous(addend) if addend else (d_out, d_out, d_out)
     scale = affine.scale if affine else d_out
-    values = 2 * (branch is not None) + 2 * (affine is not None)
+    values = 2 * (addend is not None) + 2 * (affine is not None)
     partial = torch.empty(len(pieces.bounds), values, width, device=d_out.device, dtype=torch.float32)
     _norm_backward[(len(pieces.bounds),)](
         d_out, d_out if d_h is None else d_h.contiguous(), out, f, bias, gate, scale,
         d_x, d_out if d_f is None else d_f, partial, pieces.bounds,
         width, gate.stride(0), scale.stride(0), eps,
-        BRANCH=branch is not None, NORM=affine is not None,
-        ROWS=ROWS, BLOCK=triton.next_power_of_2(width), num_warps=WARPS,
+        ADDEND=addend is not None, NORM=affine is not None,
+        ROWS=ROWS_BACKWARD, BLOCK=triton.next_power_of_2(width), num_warps=WARPS,
     )  # fmt: skip
     sums = list(sums_by_image(partial, pieces).unbind(1))
     d_shift, d_scale = (sums.pop(0), sums.pop(0)) if affine else (None, None)
-    if branch is None:
+    if addend is None:
         return Gradients(d_x, None, None, None, d_shift, d_scale)
-    d_gate, d_branch = sums
+    d_gate, d_addend = sums
     # f's gradient is gate·dx, so the bias's is the sum over images of gate·(sum of dx)
-    return Gradients(d_x, d_f, (branch.gate * d_branch).sum(0), d_gate, d_shift, d_scale)
+    return Gradients(d_x, d_f, (addend.gate * d_addend).sum(0), d_gate, d_shift, d_scale)
 
 
-def _contiguous(branch: Branch) -> Branch:
-    return branch._replace(f=branch.f.contiguous())
+def _contiguous(addend: Addend) -> Addend:
+    return addend._replace(f=addend.f.contiguous())
 
 
 @triton.jit
 def _norm_forward(
     x, f, bias, gate, shift, scale, out, h, bounds,
     width, gate_stride, shift_stride, scale_stride, eps,
-    BRANCH: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
     start, end = tl.load(bounds + 3 * piece), tl.load(bounds + 3 * piece + 1)
     image = tl.load(bounds + 3 * piece + 2).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < width
-    if BRANCH:
+    if ADDEND:
         g = tl.load(gate + image * gate_stride + cols, mask=inside, other=0.0).to(tl.float32)
         b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
     if NORM:
@@ -136,7 +135,7 @@ def _norm_forward(
         at = rows[:, None].to(tl.int64) * width + cols[None, :]
         here = (rows < end)[:, None] & inside[None, :]
         value = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
-        if BRANCH:
+        if ADDEND:
             value += g[None, :] * (tl.load(f + at, mask=here, other=0.0).to(tl.float32) + b[None, :])
             stored = value.to(out.dtype.element_ty)
             tl.store(out + at, stored, mask=here)
@@ -152,14 +151,14 @@ def _norm_forward(
 def _norm_backward(
     d_out, d_h, out, f, bias, gate, scale, d_x, d_f, partial, bounds,
     width, gate_stride, scale_stride, eps,
-    BRANCH: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
     start, end = tl.load(bounds + 3 * piece), tl.load(bounds + 3 * piece + 1)
     image = tl.load(bounds + 3 * piece + 2).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < width
-    if BRANCH:
+    if ADDEND:
         g = tl.load(gate + image * gate_stride + cols, mask=inside, other=0.0).to(tl.float32)
         b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
         sum_gate = tl.zeros((BLOCK,), tl.float32)
@@ -186,17 +185,17 @@ def _norm_backward(
             along = tl.sum(d_normed * normed, axis=1) / width
             d_value += (d_normed - mean[:, None] - normed * along[:, None]) * inverse[:, None]
             tl.store(d_x + at, d_value.to(d_x.dtype.element_ty), mask=here)
-        if BRANCH:
+        if ADDEND:
             d_value = tl.where(here, d_value, 0.0)
             added = tl.load(f + at, mask=here, other=0.0).to(tl.float32) + b[None, :]
             sum_gate += tl.sum(d_value * added, axis=0)
             sum_x += tl.sum(d_value, axis=0)
             tl.store(d_f + at, (d_value * g[None, :]).to(d_f.dtype.element_ty), mask=here)
-    values: tl.constexpr = 2 * NORM + 2 * BRANCH
+    values: tl.constexpr = 2 * NORM + 2 * ADDEND
     to = partial + piece.to(tl.int64) * values * width + cols
     if NORM:
         tl.store(to, sum_shift, mask=inside)
         tl.store(to + width, sum_scale, mask=inside)
-    if BRANCH:
+    if ADDEND:
         tl.store(to + 2 * NORM * width, sum_gate, mask=inside)
         tl.store(to + (2 * NORM + 1) * width, sum_x, mask=inside)

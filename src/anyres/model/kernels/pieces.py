@@ -27,22 +27,23 @@ class Pieces:
     first: Tensor
 
 
-def cut(cu_seqlens: Tensor, tokens: int) -> Pieces:
+def cut(cu_seqlens: Tensor, tokens: int, longest: int = PIECE) -> Pieces:
     """Cut a pack; never waits for the device.
 
     Args:
         cu_seqlens: (images + 1,) int32, cumulative lengths of the segments.
         tokens: length of the pack, padding included.
+        longest: tokens of a piece, at most.
     """
     images = len(cu_seqlens) - 1
-    counts = -(-cu_seqlens.diff() // PIECE)
+    counts = -(-cu_seqlens.diff() // longest)
     first = torch.nn.functional.pad(counts.cumsum(0, dtype=torch.int32), (1, 0))
-    number = torch.arange(-(-tokens // PIECE) + images, device=cu_seqlens.device, dtype=torch.int32)
+    number = torch.arange(-(-tokens // longest) + images, device=cu_seqlens.device, dtype=torch.int32)
     row = torch.searchsorted(first, number, right=True, out_int32=True) - 1
     used = row < images
     row = row.clamp(max=images - 1)
-    start = torch.where(used, cu_seqlens[row] + (number - first[row]) * PIECE, 0)
-    end = torch.where(used, torch.minimum(start + PIECE, cu_seqlens[row + 1]), 0)
+    start = torch.where(used, cu_seqlens[row] + (number - first[row]) * longest, 0)
+    end = torch.where(used, torch.minimum(start + longest, cu_seqlens[row + 1]), 0)
     return Pieces(torch.stack([start, end, row], dim=1).to(torch.int32), first)
 
 

@@ -1,8 +1,8 @@
-"""Bias, norm over the head dimension, and rotation of queries and keys, in one pass; values get their bias.
+"""Norm over the head dimension and rotation of queries and keys, in one pass; backward also the gradients' sums.
 
-Layout: the product is (tokens, 3, heads, dim), as the linear map lays it out. A head's neighbouring channels (2i, 2i+1)
-are a pair that turns together: they are read and written as one word of twice the bits, so that both are in one thread
-and nothing has to be exchanged.
+Layout: the product is (tokens, 3, heads, dim), as the linear map lays it out, its bias added. A head's neighbouring
+channels (2i, 2i+1) are a pair that turns together: they are read and written as one word of twice the bits, so that
+both are in one thread and nothing has to be exchanged. Values stay where they are.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TOKENS, WARPS = 32, 4  # tokens of a program, one at a time, and its warps
+STEP, TOKENS, WARPS = 1, 32, 4  # tokens that are taken at once, those of a program in the backward, its warps
 
 
 class Norms(NamedTuple):
@@ -32,17 +32,16 @@ class Norms(NamedTuple):
 
 
 def forward(
-    product: Tensor, bias: Tensor, norms: Norms | None, cos: Tensor, sin: Tensor, heads: int, eps: float
+    product: Tensor, norms: Norms | None, cos: Tensor, sin: Tensor, heads: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(tokens, 3·heads·dim), (tokens, pairs) float32 tables → q, k, v, each (tokens, heads, dim) and contiguous."""
+    """(tokens, 3·heads·dim), (tokens, pairs) float32 tables → q, k, v, each (tokens, heads, dim); v is a view."""
     tokens, dim = len(product), product.shape[1] // (3 * heads)
-    out = torch.empty(3, tokens, heads, dim, device=product.device, dtype=product.dtype)
-    _heads_forward[(triton.cdiv(tokens, TOKENS),)](
-        _words(product), bias, *(norms or (bias,) * 4), cos, sin, _words(out),
-        tokens, heads, dim, eps, NORM=norms is not None, TOKENS=TOKENS, **_tile(product, heads, dim),
+    out = torch.empty(2, tokens, heads, dim, device=product.device, dtype=product.dtype)
+    _heads_forward[(triton.cdiv(tokens, STEP), 2)](
+        _words(product), *(norms or (cos,) * 4), cos, sin, _words(out), tokens, eps,
+        NORM=norms is not None, **_tile(product, heads, dim),
     )  # fmt: skip
-    q, k, v = out.unbind(0)
-    return q, k, v
+    return out[0], out[1], product.view(tokens, 3, heads, dim)[:, 2]
 
 
 class Gradients(NamedTuple):
@@ -60,15 +59,7 @@ class Gradients(NamedTuple):
 
 
 def backward(
-    d_q: Tensor,
-    d_k: Tensor,
-    d_v: Tensor,
-    product: Tensor,
-    bias: Tensor,
-    norms: Norms | None,
-    cos: Tensor,
-    sin: Tensor,
-    eps: float,
+    d_q: Tensor, d_k: Tensor, d_v: Tensor, product: Tensor, norms: Norms | None, cos: Tensor, sin: Tensor, eps: float
 ) -> Gradients:
     """From the gradients of q, k and v, each (tokens, heads, dim)."""
     tokens, heads, dim = d_q.shape
@@ -76,10 +67,10 @@ def backward(
     programs = triton.cdiv(tokens, TOKENS)
     d_bias = torch.empty(programs, 3, heads, dim, device=product.device, dtype=torch.float32)
     d_norms = torch.empty(programs, 4, dim, device=product.device, dtype=torch.float32)
-    q_weight, k_weight = (norms.q_weight, norms.k_weight) if norms else (bias, bias)
-    _heads_backward[(programs,)](
-        *(_words(part.contiguous()) for part in (d_q, d_k, d_v)), _words(product), bias, q_weight, k_weight, cos, sin,
-        _words(d_product), d_bias, d_norms, tokens, heads, dim, eps,
+    q_weight, k_weight = (norms.q_weight, norms.k_weight) if norms else (cos, cos)
+    _heads_backward[(programs, 3)](
+        *(_words(part.contiguous()) for part in (d_q, d_k, d_v)), _words(product), q_weight, k_weight, cos, sin,
+        _words(d_product), d_bias, d_norms, tokens, eps,
         NORM=norms is not None, TOKENS=TOKENS, **_tile(product, heads, dim),
     )  # fmt: skip
     return Gradients(d_product, d_bias.sum(0).flatten(), d_norms.sum(0) if norms else None)
@@ -95,8 +86,11 @@ def _tile(like: Tensor, heads: int, dim: int) -> dict[str, Any]:
     return {
         "KIND": kinds[like.dtype],
         "BITS": 8 * like.element_size(),
-        "HEADS": triton.next_power_of_2(heads),
-        "PAIRS": triton.next_power_of_2(dim // 2),
+        "HEADS": heads,
+        "PAIRS": dim // 2,
+        "ALL_HEADS": triton.next_power_of_2(heads),
+        "ALL_PAIRS": triton.next_power_of_2(dim // 2),
+        "STEP": STEP,
         "num_warps": WARPS,
     }
 
@@ -122,13 +116,13 @@ def _store(words, at, a, b, here, KIND: tl.constexpr, BITS: tl.constexpr):
 
 
 @triton.jit
-def _normed(a, b, here, dim, eps):
-    """The pairs normalised over each row's channels, and the inverse spread of each row."""
-    mean = (tl.sum(a, axis=1) + tl.sum(b, axis=1)) / dim
-    a = tl.where(here, a - mean[:, None], 0.0)
-    b = tl.where(here, b - mean[:, None], 0.0)
-    inverse = 1 / tl.sqrt((tl.sum(a * a, axis=1) + tl.sum(b * b, axis=1)) / dim + eps)
-    return a * inverse[:, None], b * inverse[:, None], inverse
+def _normed(a, b, here, PAIRS: tl.constexpr, eps):
+    """The pairs normalised over the channels of each head, and the inverse spread of each."""
+    mean = (tl.sum(a, axis=2) + tl.sum(b, axis=2)) / (2 * PAIRS)
+    a = tl.where(here, a - mean[:, :, None], 0.0)
+    b = tl.where(here, b - mean[:, :, None], 0.0)
+    inverse = 1 / tl.sqrt((tl.sum(a * a, axis=2) + tl.sum(b * b, axis=2)) / (2 * PAIRS) + eps)
+    return a * inverse[:, :, None], b * inverse[:, :, None], inverse
 
 
 @triton.jit
@@ -136,93 +130,89 @@ def _vectors(values, pair, inside):
     """A vector over channels as the two members of its pairs."""
     a = tl.load(values + 2 * pair, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(values + 2 * pair + 1, mask=inside, other=0.0).to(tl.float32)
-    return a, b
+    return a[None, None, :], b[None, None, :]
 
 
 @triton.jit
 def _heads_forward(
-    product, bias, q_weight, q_bias, k_weight, k_bias, cos, sin, out, tokens, heads, dim, eps,
-    NORM: tl.constexpr, TOKENS: tl.constexpr,
-    KIND: tl.constexpr, BITS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
+    product, q_weight, q_bias, k_weight, k_bias, cos, sin, out, tokens, eps,
+    NORM: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
+    ALL_HEADS: tl.constexpr, ALL_PAIRS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    head, pair = tl.arange(0, HEADS), tl.arange(0, PAIRS)
-    pairs = dim // 2
-    inside = pair < pairs
-    here = (head < heads)[:, None] & inside[None, :]
-    at = head[:, None] * pairs + pair[None, :]  # in words
-    size = heads * pairs
-    start = tl.program_id(0).to(tl.int64) * TOKENS
-    for part in tl.static_range(3):
-        bias_a, bias_b = _vectors(bias + 2 * part * size, at, here)
-        if NORM and part < 2:
-            weight_a, weight_b = _vectors(q_weight if part == 0 else k_weight, pair, inside)
-            shift_a, shift_b = _vectors(q_bias if part == 0 else k_bias, pair, inside)
-        for token in range(start, tl.minimum(start + TOKENS, tokens)):
-            a, b = _load(product, token * 3 * size + part * size + at, here, KIND, BITS)
-            a += bias_a
-            b += bias_b
-            if part < 2:
-                if NORM:
-                    a, b, _ = _normed(a, b, here, dim, eps)
-                    a = a * weight_a[None, :] + shift_a[None, :]
-                    b = b * weight_b[None, :] + shift_b[None, :]
-                c = tl.load(cos + token * pairs + pair, mask=inside, other=0.0)[None, :]
-                s = tl.load(sin + token * pairs + pair, mask=inside, other=0.0)[None, :]
-                a, b = a * c - b * s, a * s + b * c
-            _store(out, (part * tokens + token) * size + at, a, b, here, KIND, BITS)
+    part = tl.program_id(1)
+    head, pair = tl.arange(0, ALL_HEADS), tl.arange(0, ALL_PAIRS)
+    token = tl.program_id(0) * STEP + tl.arange(0, STEP)
+    inside, real = pair < PAIRS, token < tokens
+    here = real[:, None, None] & (head < HEADS)[None, :, None] & inside[None, None, :]
+    at = (head * PAIRS)[None, :, None] + pair[None, None, :]  # in words
+    row = token.to(tl.int64)[:, None, None] * (HEADS * PAIRS)
+    a, b = _load(product, 3 * row + part * (HEADS * PAIRS) + at, here, KIND, BITS)
+    if NORM:
+        a, b, _ = _normed(a, b, here, PAIRS, eps)
+        weight_a, weight_b = _vectors(k_weight if part else q_weight, pair, inside)
+        shift_a, shift_b = _vectors(k_bias if part else q_bias, pair, inside)
+        a = a * weight_a + shift_a
+        b = b * weight_b + shift_b
+    turn = token[:, None] * PAIRS + pair[None, :]
+    c = tl.load(cos + turn, mask=real[:, None] & inside[None, :], other=0.0)[:, None, :]
+    s = tl.load(sin + turn, mask=real[:, None] & inside[None, :], other=0.0)[:, None, :]
+    to = out + part * tokens.to(tl.int64) * (HEADS * PAIRS)
+    _store(to, row + at, a * c - b * s, a * s + b * c, here, KIND, BITS)
 
 
 @triton.jit
 def _heads_backward(
-    d_q, d_k, d_v, product, bias, q_weight, k_weight, cos, sin, d_product, d_bias, d_norms, tokens, heads, dim, eps,
-    NORM: tl.constexpr, TOKENS: tl.constexpr,
-    KIND: tl.constexpr, BITS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
+    d_q, d_k, d_v, product, q_weight, k_weight, cos, sin, d_product, d_bias, d_norms, tokens, eps,
+    NORM: tl.constexpr, TOKENS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr, ALL_HEADS: tl.constexpr, ALL_PAIRS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    head, pair = tl.arange(0, HEADS), tl.arange(0, PAIRS)
-    pairs = dim // 2
-    inside = pair < pairs
-    here = (head < heads)[:, None] & inside[None, :]
-    at = head[:, None] * pairs + pair[None, :]  # in words
-    size = heads * pairs
-    program = tl.program_id(0).to(tl.int64)
-    start = program * TOKENS
-    for part in tl.static_range(3):
-        d_out = d_q if part == 0 else (d_k if part == 1 else d_v)
-        bias_a, bias_b = _vectors(bias + 2 * part * size, at, here)
-        sum_a, sum_b = tl.zeros((HEADS, PAIRS), tl.float32), tl.zeros((HEADS, PAIRS), tl.float32)
-        if NORM and part < 2:
-            weight_a, weight_b = _vectors(q_weight if part == 0 else k_weight, pair, inside)
-            scale_a, scale_b = tl.zeros((PAIRS,), tl.float32), tl.zeros((PAIRS,), tl.float32)
-            shift_a, shift_b = tl.zeros((PAIRS,), tl.float32), tl.zeros((PAIRS,), tl.float32)
-        for token in range(start, tl.minimum(start + TOKENS, tokens)):
-            d_a, d_b = _load(d_out, token * size + at, here, KIND, BITS)
-            of = token * 3 * size + part * size + at
-            if part < 2:
-                c = tl.load(cos + token * pairs + pair, mask=inside, other=0.0)[None, :]
-                s = tl.load(sin + token * pairs + pair, mask=inside, other=0.0)[None, :]
-                d_a, d_b = d_a * c + d_b * s, d_b * c - d_a * s
-                if NORM:
-                    a, b = _load(product, of, here, KIND, BITS)
-                    a, b, inverse = _normed(a + bias_a, b + bias_b, here, dim, eps)
-                    shift_a += tl.sum(d_a, axis=0)
-                    shift_b += tl.sum(d_b, axis=0)
-                    scale_a += tl.sum(d_a * a, axis=0)
-                    scale_b += tl.sum(d_b * b, axis=0)
-                    d_a *= weight_a[None, :]
-                    d_b *= weight_b[None, :]
-                    mean = (tl.sum(d_a, axis=1) + tl.sum(d_b, axis=1)) / dim
-                    along = (tl.sum(d_a * a, axis=1) + tl.sum(d_b * b, axis=1)) / dim
-                    d_a = tl.where(here, (d_a - mean[:, None] - a * along[:, None]) * inverse[:, None], 0.0)
-                    d_b = tl.where(here, (d_b - mean[:, None] - b * along[:, None]) * inverse[:, None], 0.0)
-            sum_a += d_a
-            sum_b += d_b
-            _store(d_product, of, d_a, d_b, here, KIND, BITS)
-        line = d_bias + (program * 3 + part) * 2 * size + 2 * at
-        tl.store(line, sum_a, mask=here)
-        tl.store(line + 1, sum_b, mask=here)
-        if NORM and part < 2:
-            line = d_norms + (program * 4 + 2 * part) * dim + 2 * pair
-            tl.store(line, scale_a, mask=inside)
-            tl.store(line + 1, scale_b, mask=inside)
-            tl.store(line + dim, shift_a, mask=inside)
-            tl.store(line + dim + 1, shift_b, mask=inside)
+    program, part = tl.program_id(0), tl.program_id(1)
+    head, pair = tl.arange(0, ALL_HEADS), tl.arange(0, ALL_PAIRS)
+    inside = pair < PAIRS
+    line = head[:, None] * PAIRS + pair[None, :]  # in words
+    of_head = (head < HEADS)[:, None] & inside[None, :]
+    d_out = d_q if part == 0 else (d_k if part == 1 else d_v)
+    # sums over the program's tokens, kept a head apart to the end
+    sum_a, sum_b = tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32), tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32)
+    if NORM:
+        weight_a, weight_b = _vectors(k_weight if part else q_weight, pair, inside)
+        scale_a, scale_b = tl.zeros_like(sum_a), tl.zeros_like(sum_a)
+        shift_a, shift_b = tl.zeros_like(sum_a), tl.zeros_like(sum_a)
+    for step in range(0, TOKENS, STEP):
+        token = program * TOKENS + step + tl.arange(0, STEP)
+        real = token < tokens
+        here = real[:, None, None] & of_head[None, :, :]
+        row = token.to(tl.int64)[:, None, None] * (HEADS * PAIRS)
+        of = 3 * row + part * (HEADS * PAIRS) + line[None, :, :]
+        d_a, d_b = _load(d_out, row + line[None, :, :], here, KIND, BITS)
+        if part < 2:
+            turn = token[:, None] * PAIRS + pair[None, :]
+            c = tl.load(cos + turn, mask=real[:, None] & inside[None, :], other=0.0)[:, None, :]
+            s = tl.load(sin + turn, mask=real[:, None] & inside[None, :], other=0.0)[:, None, :]
+            d_a, d_b = d_a * c + d_b * s, d_b * c - d_a * s
+            if NORM:
+                a, b = _load(product, of, here, KIND, BITS)
+                a, b, inverse = _normed(a, b, here, PAIRS, eps)
+                shift_a += tl.sum(d_a, axis=0)
+                shift_b += tl.sum(d_b, axis=0)
+                scale_a += tl.sum(d_a * a, axis=0)
+                scale_b += tl.sum(d_b * b, axis=0)
+                d_a *= weight_a
+                d_b *= weight_b
+                mean = (tl.sum(d_a, axis=2) + tl.sum(d_b, axis=2)) / (2 * PAIRS)
+                along = (tl.sum(d_a * a, axis=2) + tl.sum(d_b * b, axis=2)) / (2 * PAIRS)
+                d_a = (d_a - mean[:, :, None] - a * along[:, :, None]) * inverse[:, :, None]
+                d_b = (d_b - mean[:, :, None] - b * along[:, :, None]) * inverse[:, :, None]
+                d_a, d_b = tl.where(here, d_a, 0.0), tl.where(here, d_b, 0.0)
+        sum_a += tl.sum(d_a, axis=0)
+        sum_b += tl.sum(d_b, axis=0)
+        _store(d_product, of, d_a, d_b, here, KIND, BITS)
+    to = d_bias + (program * 3 + part) * (2 * HEADS * PAIRS) + 2 * line
+    tl.store(to, sum_a, mask=of_head)
+    tl.store(to + 1, sum_b, mask=of_head)
+    if NORM and part < 2:
+        for_norms = d_norms + (program * 4 + 2 * part) * (2 * PAIRS) + 2 * pair
+        tl.store(for_norms, tl.sum(scale_a, axis=0), mask=inside)
+        tl.store(for_norms + 1, tl.sum(scale_b, axis=0), mask=inside)
+        tl.store(for_norms + 2 * PAIRS, tl.sum(shift_a, axis=0), mask=inside)
+        tl.store(for_norms + 2 * PAIRS + 1, tl.sum(shift_b, axis=0), mask=inside)

@@ -1,0 +1,97 @@
+"""A network's pass recorded once for a static shape as a CUDA graph and replayed: the same kernels, one launch.
+
+A step of a small pack costs hundreds of launches, which take longer than the work itself.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+import torch
+
+from ..model.attention import STATIC_BACKENDS, pick_backend
+from ..model.nit import NiT
+from ..model.rope import RotaryScaling
+from ..packing.pack import PackLayout
+from ..shapes import Float, Int, Tensor
+
+KEPT = 8  # recordings of a pipeline; each holds its activations
+
+
+class Recording:
+    """The pass of one network over packs of one `PackShape`, on a CUDA device.
+
+    Args:
+        model: the network.
+        layout: of a pack, on the device.
+        labels: of its rows.
+        scaling: rotary extrapolation.
+    """
+
+    def __init__(
+        self, model: NiT, layout: PackLayout, labels: Int[Tensor, "images"], scaling: RotaryScaling | None
+    ) -> None:
+        self._model = model  # whose memory the recording reads
+        tokens = (layout.shape.tokens, model.config.token_values)
+        self._layout, self._labels = layout.clone(), labels.clone()
+        self._tokens = torch.zeros(tokens, device=model.device, dtype=model.compute_dtype)
+        self._t = torch.zeros(layout.shape.images, device=model.device)
+        self._loaded: PackLayout | None = None
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.no_grad(), torch.cuda.graph(self._graph):
+            # what depends on the layout is made in the recording, too, so that it fits every pack of the shape
+            context = model.prepare(self._layout, scaling)
+            self._velocity = model(self._tokens, self._t, self._labels, context)
+
+    def __call__(
+        self, tokens: Float[Tensor, "tokens values"], t: float, layout: PackLayout, labels: Int[Tensor, "images"]
+    ) -> Float[Tensor, "tokens values"]:
+        """The velocity, in memory that the next call overwrites.
+
+        Args:
+            tokens: x_t, padded.
+            t: time of all images.
+            layout: of the pack, of the recorded shape.
+            labels: of its rows.
+        """
+        if self._loaded is not layout:
+            self._layout.copy_(layout)
+            self._labels.copy_(labels)
+            self._loaded = layout
+        self._tokens.copy_(tokens)
+        self._t.fill_(t)
+        self._graph.replay()
+        return self._velocity
+
+
+class Recordings:
+    """The recordings of a pipeline's networks, the last used ones."""
+
+    def __init__(self) -> None:
+        self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
+
+    def find(
+        self, model: NiT, layout: PackLayout, labels: Int[Tensor, "images"], scaling: RotaryScaling | None
+    ) -> Recording | None:
+        """The recording for a pack, made at the second call for its shape; None where the pass is to be run itself.
+
+        The first pass of a shape runs as it is: it compiles kernels, and it may be the only one.
+        """
+        if not records(model):
+            return None
+        # weights that are replaced, not overwritten, are another network's
+        key = (id(model), model.patch_embedding.weight.data_ptr(), layout.shape, scaling)
+        known = key in self._recordings
+        found = self._recordings.pop(key, None)
+        if known and found is None:
+            found = Recording(model, layout, labels, scaling)
+        self._recordings[key] = found
+        while len(self._recordings) > KEPT:
+            self._recordings.popitem(last=False)
+        return found
+
+
+def records(model: NiT) -> bool:
+    """Whether the network's pass can be recorded where it is."""
+    if model.device.type != "cuda":
+        return False
+    return pick_backend(model.attention, model.device, model.compute_dtype) in STATIC_BACKENDS

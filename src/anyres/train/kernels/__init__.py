@@ -1,0 +1,1 @@
+"""Triton kernels of the optimizer; `anyres.train.update` says what they compute."""

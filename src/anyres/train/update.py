@@ -1,0 +1,153 @@
+"""What follows the gradient: clip, AdamW, the average of the weights; applied only where all is finite.
+
+`Update` is the definition; `FusedUpdate` does the same in two passes over the parameters on a CUDA device.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..model.elementwise import pick_kernels
+from ..model.nit import NiT
+from ..shapes import Float, Tensor
+from . import ema
+from .config import OptimizerConfig, TrainConfig
+from .precision import in_bfloat16
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Applied:
+    """Of an update, on the device.
+
+    Attributes:
+        gradient_norm: before clipping.
+        finite: 1 where the update was applied, 0 where loss or gradient was not finite.
+    """
+
+    gradient_norm: Float[Tensor, ""]
+    finite: Float[Tensor, ""]
+
+
+class Update:
+    """The plain update.
+
+    Args:
+        model: the trained network.
+        average: the average of its weights.
+        optimizer: AdamW over the model's parameters.
+        config: the optimizer's.
+
+    Attributes:
+        network: what computes the loss, and has the gradient: the model.
+    """
+
+    def __init__(self, model: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> None:
+        self.network = model
+        self._model, self._average, self._optimizer, self._config = model, average, optimizer, config
+
+    def __call__(self, loss: Float[Tensor, ""], step: int, decay: float) -> Applied:
+        """Update weights, moments and average from the network's gradient; never waits for the device.
+
+        Args:
+            loss: the step's, which must be finite.
+            step: its number, counted from 1.
+            decay: of the average.
+        """
+        warm = min(1.0, step / self._config.warmup_steps) if self._config.warmup_steps else 1.0
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._config.learning_rate * warm
+        return self._apply(loss, decay)
+
+    def refresh(self) -> None:
+        """Take over the model's weights, which something else has changed."""
+
+    def _apply(self, loss: Float[Tensor, ""], decay: float) -> Applied:
+        norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.clip)
+        finite = (norm.isfinite() & loss.isfinite()).to(torch.float32)
+        # the fused optimizer skips its update where found_inf is 1: the interface that GradScaler uses
+        self._optimizer.grad_scale = None  # pyright: ignore[reportAttributeAccessIssue]
+        self._optimizer.found_inf = 1 - finite  # pyright: ignore[reportAttributeAccessIssue]
+        self._optimizer.step()
+        ema.update(self._average, self._model, decay, finite)
+        return Applied(gradient_norm=norm, finite=finite)
+
+
+class FusedUpdate(Update):
+    """The same by Triton's kernels, on the optimizer's own state, so that checkpoints do not know the difference.
+
+    Args:
+        model: the trained network, in float32.
+        average: the average of its weights, in float32.
+        optimizer: AdamW over the model's parameters.
+        config: the optimizer's.
+        dtype: that the network computes in. In another one than float32 it is a copy of the model, which the update
+            writes beside the weights themselves: no pass needs to convert weights or gradients then.
+    """
+
+    def __init__(
+        self,
+        model: NiT,
+        average: NiT,
+        optimizer: torch.optim.Optimizer,
+        config: OptimizerConfig,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(model, average, optimizer, config)
+        if dtype != torch.float32:
+            self.network = copy.deepcopy(model).to(dtype)
+        self._rows: list[list[int]] = []
+        self._table: Any = None  # kernels.adamw.Table; Triton is imported only where it is used
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """See `Update.refresh`."""
+        if self.network is not self._model:
+            self.network.load_state_dict(self._model.state_dict())
+
+    def _apply(self, loss: Float[Tensor, ""], decay: float) -> Applied:
+        from .kernels import adamw
+
+        parameters = [adamw.Parameter(**tensors) for tensors in self._tensors()]
+        rows = adamw.addresses(parameters)
+        if rows != self._rows:  # a recorded step keeps its gradients where they are
+            sizes = [parameter.weight.numel() for parameter in parameters]
+            self._rows, self._table = rows, adamw.tabulate(rows, sizes, parameters[0].used.dtype, loss.device)
+        group = self._optimizer.param_groups[0]
+        first_decay, second_decay = group["betas"]
+        rates = adamw.Rates(group["lr"], first_decay, second_decay, group["eps"], group["weight_decay"], decay)
+        verdict = adamw.judge(self._table, loss, self._config.clip)
+        adamw.update(self._table, verdict, rates)
+        return Applied(gradient_norm=verdict.norm, finite=verdict.finite)
+
+    def _tensors(self) -> Iterator[dict[str, Tensor]]:
+        """Of each parameter that has a gradient, by the names of `kernels.adamw.Parameter`."""
+        networks = (self._model, self._average, self.network)
+        for weight, average, used in zip(*(network.parameters() for network in networks), strict=True):
+            if used.grad is None:
+                continue
+            state = self._optimizer.state[weight]
+            if not state:  # as AdamW begins
+                state["step"] = torch.zeros((), device=weight.device)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+            yield {
+                "weight": weight,
+                "first": state["exp_avg"],
+                "second": state["exp_avg_sq"],
+                "average": average,
+                "step": state["step"],
+                "used": used,
+                "gradient": used.grad,
+            }
+
+
+def update_for(model: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: TrainConfig) -> Update:
+    """The update that runs best where the model is."""
+    if pick_kernels(model.kernels, model.device) != "triton":
+        return Update(model, average, optimizer, config.optimizer)
+    # gradients of several packs are added up in the network's dtype
+    half = in_bfloat16(config, model.device) and config.packs_per_step == 1
+    dtype = torch.bfloat16 if half else torch.float32
+    return FusedUpdate(model, average, optimizer, config.optimizer, dtype)
