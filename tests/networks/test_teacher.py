@@ -95,6 +95,21 @@ def test_a_packaged_teacher_sees_what_is_where(name: str) -> None:
     assert same[:2, -2:].mean() < same[:, :6].mean() - 0.2
 
 
+def test_dinov2_sees_a_patch_for_each_square(tmp_path: Path) -> None:
+    """Squares of 16 px become patches of 14; the picture is not squashed to one size."""
+    pytest.importorskip("transformers")
+    from tests.networks.test_dinov2 import PATCH, save_network
+
+    network = load_teacher("dinov2", CPU, str(save_network(tmp_path / "dino")))
+    seen = []
+    maps = network.maps
+    network.maps = lambda images: seen.append(tuple(images.shape[-2:])) or maps(images)
+    found = Teacher(network, "int8").features(pixels(Size(32, 80)), Grid(2, 5))
+    assert found.shape == (1, 10, 48)
+    assert seen == [(PATCH, PATCH), (2 * PATCH, 5 * PATCH)]  # the first to find the number of channels
+    assert len({row.tobytes() for row in found[0]}) == 10
+
+
 def test_names_and_weights_that_do_not_go_together() -> None:
     with pytest.raises(ConfigError, match="got teacher 'dino'") as unknown:
         load_teacher("dino", CPU)
