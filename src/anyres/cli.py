@@ -22,7 +22,7 @@ which make images of any size and shape.
 
 commands:
   prepare   a folder of images → a dataset of latents
-  inspect   what is in a dataset, as tables and plots; or a model's attention
+  inspect   what is in a dataset, or came of a training run, as tables and plots; or a model's attention
   train     train a model by a recipe, or continue a run
   sample    labels and sizes → images
   evaluate  how near made images are to real ones: a report, a comparison, or a sweep
@@ -134,7 +134,7 @@ def _prepare(arguments: list[str]) -> int:
 def _inspect(arguments: list[str]) -> int:
     from .inspection.options import InspectOptions
 
-    options = _parse(InspectOptions, "inspect", arguments, "What is in a dataset, or where a model's tokens look.")
+    options = _parse(InspectOptions, "inspect", arguments, "What is in a dataset, what came of a run, or where tokens look.")
     from .inspection.command import inspect
 
     print(inspect(options))
