@@ -134,7 +134,9 @@ def _prepare(arguments: list[str]) -> int:
 def _inspect(arguments: list[str]) -> int:
     from .inspection.options import InspectOptions
 
-    options = _parse(InspectOptions, "inspect", arguments, "What is in a dataset, what came of a run, or where tokens look.")
+    options = _parse(
+        InspectOptions, "inspect", arguments, "What is in a dataset, what came of a run, where tokens look."
+    )
     from .inspection.command import inspect
 
     print(inspect(options))
