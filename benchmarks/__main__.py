@@ -9,6 +9,8 @@ NAMES = (
     "training",
     "sampling",
     "floors",
+    "attention",
+    "codec",
     "packing",
     "pack_variance",
     "position_order",

@@ -105,6 +105,22 @@ def median_ms(run: Callable[[], object], device: torch.device) -> float:
     return statistics.median(times(run, device, repeats=20 if device.type == "cuda" else 2, warm_up=2))
 
 
+def kernel_ms(run: Callable[[], object], device: torch.device) -> float:
+    """Median of some repeats without their launches: on a GPU they are recorded, and the recording is replayed."""
+    if device.type != "cuda":
+        return median_ms(run, device)
+    stream, graph, runs = torch.cuda.Stream(device), torch.cuda.CUDAGraph(), 4
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):  # what is compiled or allocated once is no part of the recording
+        run()
+        run()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    with torch.cuda.graph(graph):
+        for _ in range(runs):
+            run()
+    return median_ms(graph.replay, device) / runs
+
+
 def ceilings(device: torch.device) -> Ceilings:
     """Measure both."""
     on_gpu = device.type == "cuda"
@@ -144,25 +160,27 @@ def product_ms(product: Product, device: torch.device, *, backward: bool) -> flo
     made = {"device": device, "dtype": dtype_on(device)}
     x = torch.randn(product.rows, product.inputs, **made)
     weight = torch.randn(product.outputs, product.inputs, **made)
-    ms = median_ms(lambda: F.linear(x, weight), device)
+    ms = kernel_ms(lambda: F.linear(x, weight), device)
     if backward:
         gradient = torch.randn(product.rows, product.outputs, **made)
-        ms += median_ms(lambda: gradient @ weight, device) + median_ms(lambda: gradient.t() @ x, device)
+        ms += kernel_ms(lambda: gradient @ weight, device) + kernel_ms(lambda: gradient.t() @ x, device)
     return ms * product.times
 
 
-def attention_ms(lengths: Sequence[int], config: NiTConfig, device: torch.device, *, backward: bool) -> float:
-    """Attention alone in all blocks, within images of these lengths, by the network's own backend."""
+def attention_ms(
+    lengths: Sequence[int], config: NiTConfig, device: torch.device, *, backward: bool, backend: str = "auto"
+) -> float:
+    """Attention alone in all blocks, within images of these lengths, forward or forward and backward."""
     dtype = dtype_on(device)
     layout = PackLayout.from_grids([Grid(1, length) for length in lengths]).to(device)
-    plan = plan_attention(layout, "auto", dtype)
+    plan = plan_attention(layout, backend, dtype)
     shape = (sum(lengths), 3, config.num_heads, config.head_dim)
     q, k, v = torch.randn(shape, device=device, dtype=dtype).unbind(1)
     if not backward:
-        return config.depth * median_ms(lambda: attend(q, k, v, plan), device)
+        return config.depth * kernel_ms(lambda: attend(q, k, v, plan), device)
     leaves = [part.detach().requires_grad_() for part in (q, k, v)]
     gradient = torch.randn_like(q)
-    return config.depth * median_ms(lambda: torch.autograd.grad(attend(*leaves, plan), leaves, gradient), device)
+    return config.depth * kernel_ms(lambda: torch.autograd.grad(attend(*leaves, plan), leaves, gradient), device)
 
 
 def forward_traffic(config: NiTConfig, tokens: int) -> list[Traffic]:
@@ -187,8 +205,8 @@ def training_traffic(config: NiTConfig, tokens: int, parameters: int) -> list[Tr
             2 * 6 * one,
         ),
         Traffic("norm and rotation of queries and keys, backward: read four, write two", 6 * one),
-        Traffic("norm of the gradient: read it", 4 * parameters),
-        Traffic("AdamW: read gradient, weight and two moments, write three", 7 * 4 * parameters),
+        Traffic("norm of the gradient: read it, in 16 bits", 2 * parameters),
+        Traffic("AdamW: read gradient, weight and two moments, write three", (2 + 6 * 4) * parameters),
         Traffic("average of the weights: read and write it, where AdamW has the weight at hand", 2 * 4 * parameters),
         Traffic("weights in 16 bits for the products: write them, where AdamW has them at hand", 2 * parameters),
     ]

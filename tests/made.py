@@ -84,6 +84,28 @@ def tiny_dc() -> Any:
     )
 
 
+def attentive_dc() -> Any:
+    """AutoencoderDC as the released ones are: linear attention over the whole image in its deepest stage."""
+    import diffusers
+
+    kinds, widths, scales = ("ResBlock", "ResBlock", "EfficientViTBlock"), (8, 8, 16), ((), (), (5,))
+    return diffusers.AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=8,
+        encoder_block_types=kinds,
+        decoder_block_types=kinds,
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=scales,
+        decoder_qkv_multiscales=scales,
+        downsample_block_type="conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
+
+
 def dc_pipeline() -> Pipeline:
     """A random network behind a random AutoencoderDC, as a model in the box is made: 4 px a token."""
     torch.manual_seed(0)

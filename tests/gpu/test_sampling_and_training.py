@@ -30,7 +30,8 @@ def pipe_on_gpu(attention: str, dtype: torch.dtype):
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "sde"])
 @pytest.mark.parametrize(
-    ("attention", "dtype"), [("varlen", torch.bfloat16), ("flex", torch.bfloat16), ("sdpa", torch.float32)]
+    ("attention", "dtype"),
+    [("triton", torch.bfloat16), ("varlen", torch.bfloat16), ("flex", torch.bfloat16), ("sdpa", torch.float32)],
 )
 def test_an_image_is_the_same_alone_and_among_others(solver: str, attention: str, dtype: torch.dtype) -> None:
     pipe = pipe_on_gpu(attention, dtype)
@@ -41,7 +42,7 @@ def test_an_image_is_the_same_alone_and_among_others(solver: str, attention: str
     backwards = pipe.latents(requests[::-1], how, shape=shape)[::-1]
     for i, request in enumerate(requests):
         alone = pipe.latents([request], how, shape=shape)[0]
-        if attention == "varlen":
+        if attention in ("triton", "varlen"):
             assert torch.equal(together[i], alone)  # bit for bit, at an equal PackShape
             assert torch.equal(backwards[i], alone)
         else:  # the order of its sums follows from where in the pack an image lies, and which others there are

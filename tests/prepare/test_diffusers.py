@@ -52,3 +52,14 @@ def test_sides_follow_the_autoencoders_cells(tmp_path):
         options = ["--autoencoder", tmp_path / "vae", "--multiple-of-cells", multiple, "--device", "cpu"]
         assert main(["prepare", *map(str, [tmp_path / "images", "--out", out, *options])]) == 0
         assert LatentDataset.open(out).cells.tolist() == [cells]
+
+
+def test_another_dtype_is_refused(tmp_path, capsys):
+    tiny_dc().save_pretrained(tmp_path / "vae")
+    (tmp_path / "images").mkdir()
+    picture(Size(24, 40), 0).save(tmp_path / "images" / "one.png")
+    options = [tmp_path / "images", "--out", tmp_path / "data", "--autoencoder", tmp_path / "vae", "--device", "cpu"]
+    assert main(["prepare", *map(str, options)]) == 0
+    assert main(["prepare", *map(str, options), "--dtype", "bfloat16"]) == 2
+    assert "was begun with other settings: dtype: float32 → bfloat16" in capsys.readouterr().err
+    assert main(["prepare", *map(str, options), "--dtype", "float32"]) == 0, "what auto was on a CPU"

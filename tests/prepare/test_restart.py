@@ -145,7 +145,7 @@ def test_a_rejected_file_is_tried_again_when_it_has_changed(images, tmp_path, mo
         (["--max-side", "64"], "max_side: 2048 → 64"),
         (["--multiple-of-cells", "2"], "multiple_of_cells: 1 → 2"),
         (["--variants", "native", "square-256"], "variants: ['native'] → ['native', 'square-256']"),
-        (["--upscale", "--dtype", "bfloat16"], "upscale: False → True; dtype: float32 → bfloat16"),
+        (["--upscale", "--max-side", "64"], "max_side: 2048 → 64; upscale: False → True"),
     ],
 )
 def test_other_settings_are_refused_and_shown(images, undisturbed, refused, options, difference):

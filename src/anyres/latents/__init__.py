@@ -1,6 +1,8 @@
 """What lies between images and training.
 
     autoencoder.py  one protocol for autoencoders, and those of diffusers behind it
+    running.py      how their networks run on a device: precision, memory format, compilation
+    tiles.py        images too large for the memory, in tiles
     patch_pca.py    a linear autoencoder, fitted in seconds
     loading.py      from a name or folder to an autoencoder
     format.py       a dataset of latents on disk: what is in it, and reading it

@@ -12,6 +12,8 @@ from ..config import require
 from ..files import write_json
 from ..shapes import Float, Tensor
 from ..weightfiles import rounded, write_weights
+from .running import default_dtype, running
+from .tiles import in_tiles
 
 DIFFUSERS_STEM = "diffusion_pytorch_model"  # of the files of weights
 
@@ -93,6 +95,11 @@ class Autoencoder(Protocol):
         """How its latents are scaled for the network."""
         ...
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in; images and latents are float32 all the same."""
+        ...
+
     def encode(self, images: Tensor) -> Tensor:
         """(batch, 3, height, width) in px → (batch, channels, height, width) in cells."""
         ...
@@ -116,22 +123,30 @@ class Autoencoder(Protocol):
         """
         ...
 
-    def to(self, device: torch.device) -> "Autoencoder":
-        """The autoencoder on a device."""
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Autoencoder":
+        """The autoencoder on a device.
+
+        Args:
+            device: to run on.
+            dtype: to compute in; by default bfloat16 on CUDA and float32 elsewhere. What `save` writes stays as it was
+                loaded. A kind that gains nothing from less than float32 keeps it.
+        """
         ...
 
 
 class DiffusersAutoencoder:
-    """An autoencoder of diffusers; subclasses say how latents are taken out and scaled.
+    """An autoencoder of diffusers; subclasses say how latents are taken out.
+
+    Images of more than `tiles.WHOLE_PX` are taken in tiles.
 
     Args:
-        network: the diffusers model.
+        network: the diffusers model, in float32 on the CPU.
         name: folder or hub id.
         revision: the hub's.
     """
 
     def __init__(self, network: Any, *, name: str, revision: str | None = None) -> None:
-        self.network = network.eval().requires_grad_(False)
+        self.network = self._running = network.eval().requires_grad_(False)
         self.identity = AutoencoderIdentity(
             kind=type(network).__name__,
             name=name,
@@ -148,15 +163,23 @@ class DiffusersAutoencoder:
         factor, shift = config.get("scaling_factor") or 1.0, config.get("shift_factor") or 0.0
         return LatentScaling.uniform(self.identity.channels, factor=float(factor), shift=float(shift))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self._running.dtype
+
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels high wide"]:
         """Images → latents, unscaled."""
-        return self._encoded(images.to(self.network.dtype)).float()
+        px = self.identity.px_per_cell
+        cells = (images.shape[2] // px, images.shape[3] // px)
+        return in_tiles(self._encoded, images, cells=cells, px_per_cell=px, channels=self.identity.channels, finer=1)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "batch channels high wide"]) -> Float[Tensor, "batch 3 height width"]:
         """Latents, unscaled → images."""
-        return self.network.decode(latents.to(self.network.dtype)).sample.float()
+        px, cells = self.identity.px_per_cell, (latents.shape[2], latents.shape[3])
+        return in_tiles(self._decoded, latents, cells=cells, px_per_cell=px, channels=3, finer=px)
 
     def save(
         self, folder: Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None
@@ -169,16 +192,23 @@ class DiffusersAutoencoder:
         write_json(folder / "config.json", config)
         return replace(self.identity, fingerprint=fingerprint(state))
 
-    def to(self, device: torch.device) -> "DiffusersAutoencoder":
-        """Move the network."""
-        self.network.to(device)
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "DiffusersAutoencoder":
+        """Run on a device from now on; see `Autoencoder.to`."""
+        dtype = default_dtype(device) if dtype is None else dtype
+        self._running = running(self.network, device, dtype, px_per_cell=self.identity.px_per_cell)
         return self
 
     def _px_per_cell(self) -> int:
         raise NotImplementedError
 
-    def _encoded(self, images: Tensor) -> Tensor:
+    def _latents(self, images: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        return self._latents(images.to(self.dtype, memory_format=torch.channels_last)).float()
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        return self._running.decode(latents.to(self.dtype, memory_format=torch.channels_last)).sample.float()
 
 
 class DcAutoencoder(DiffusersAutoencoder):
@@ -187,8 +217,8 @@ class DcAutoencoder(DiffusersAutoencoder):
     def _px_per_cell(self) -> int:
         return 2 ** (len(self.network.config["encoder_block_out_channels"]) - 1)
 
-    def _encoded(self, images: Tensor) -> Tensor:
-        return self.network.encode(images).latent
+    def _latents(self, images: Tensor) -> Tensor:
+        return self._running.encode(images).latent
 
 
 class KlAutoencoder(DiffusersAutoencoder):
@@ -197,8 +227,8 @@ class KlAutoencoder(DiffusersAutoencoder):
     def _px_per_cell(self) -> int:
         return 2 ** (len(self.network.config["block_out_channels"]) - 1)
 
-    def _encoded(self, images: Tensor) -> Tensor:
-        return self.network.encode(images).latent_dist.mean
+    def _latents(self, images: Tensor) -> Tensor:
+        return self._running.encode(images).latent_dist.mean
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:

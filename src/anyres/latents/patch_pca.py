@@ -106,6 +106,11 @@ class PatchPCA:
         mean = sum(spread) / len(spread)
         return LatentScaling(shift=(0.0,) * len(spread), factor=tuple(1 / math.sqrt(each * mean) for each in spread))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Always float32: it is a single product."""
+        return self.basis.dtype
+
     @torch.no_grad()
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels high wide"]:
         """Images in [−1, 1] → projections."""
@@ -129,8 +134,8 @@ class PatchPCA:
         )
         return replace(self.identity, fingerprint=fingerprint(state))
 
-    def to(self, device: torch.device) -> "PatchPCA":
-        """Move the map."""
+    def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "PatchPCA":  # noqa: ARG002
+        """Move the map, which stays in float32."""
         self.basis, self.mean, self.spread = (tensor.to(device) for tensor in (self.basis, self.mean, self.spread))
         return self
 

@@ -2,11 +2,13 @@
 
     config.py     the architecture and its presets
     rope.py       axial rotary embedding and its extrapolation to unseen sizes
-    attention.py  attention within each image of a pack, by four backends behind one function
+    attention.py  attention within each image of a pack, by five backends behind one function
+    elementwise.py  what lies between the matrix products; fused.py: the same by Triton's kernels
     layers.py     the parts: conditioner, adaptive layer norm, block, projector
     nit.py        the whole
     weights.py    reading and writing weights
     released.py   checkpoints of the released code
+    kernels/      Triton kernels of attention and of what lies between the products
 
 Import from the modules; this file imports nothing.
 """

@@ -4,7 +4,7 @@
     sdpa       images of equal length batched through torch's scaled_dot_product_attention; any device
     varlen     torch.nn.attention.varlen; CUDA in half precision
     flex       torch's FlexAttention with a document mask; CUDA
-    triton     our kernels, made for many short images (`kernels/attention.py`); CUDA; equal inputs give equal bits
+    triton     our kernels, made for many short images (`kernels/attention.py`); CUDA in half precision
 
 What depends on the layout alone is planned once a pack (`plan_attention`); each block then calls `attend`.
 """
@@ -81,7 +81,7 @@ def pick_backend(backend: str, device: torch.device, dtype: torch.dtype) -> str:
         BackendError: this machine or dtype cannot run the backend.
     """
     if backend == "auto":
-        choice = "sdpa" if _missing("varlen", device, dtype) else "varlen"
+        choice = next(name for name in _PREFERRED if not _missing(name, device, dtype))
         _say_once(choice, device.type, dtype)
         return choice
     if backend not in Backend.__args__:
@@ -230,12 +230,18 @@ _ATTENTIONS: dict[type, Callable[..., Tensor]] = {
 }
 
 
+# by measurement (benchmarks/results/attention.json); float32 has no tensor cores that keep its precision
+_PREFERRED = ("triton", "varlen", "sdpa")
+
+
 def _missing(backend: str, device: torch.device, dtype: torch.dtype) -> str | None:
     """What the backend lacks here, in words, or None."""
-    if backend in ("varlen", "flex") and device.type != "cuda":
+    if backend in ("varlen", "flex", "triton") and device.type != "cuda":
         return "a CUDA device"
-    if backend == "varlen" and dtype not in (torch.float16, torch.bfloat16):
+    if backend in ("varlen", "triton") and dtype not in (torch.float16, torch.bfloat16):
         return "float16 or bfloat16"
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        return "the triton package, which torch brings along on Linux"
     if backend == "varlen" and importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return "torch.nn.attention.varlen (torch 2.10 or later)"
     return None

@@ -112,11 +112,13 @@ def prepare(options: PrepareOptions, teacher: MapNetwork | None = None) -> Prepa
         found = find_images(options.images)
         _check_labels(options, found)
         writer.agree(_settings(options))
-        autoencoder = _autoencoder(options, found)
+        dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
+        autoencoder = _autoencoder(options, found).to(device, dtype)
         identity, scaling = autoencoder.identity, autoencoder.scaling
         _check_squares(options, identity)
         # its weights, not its name: a folder may be moved, or its content replaced
-        writer.agree({"autoencoder": f"{identity.kind} {identity.fingerprint}"})
+        computed_in = str(autoencoder.dtype).removeprefix("torch.")
+        writer.agree({"autoencoder": f"{identity.kind} {identity.fingerprint}", "dtype": computed_in})
         guide = chosen_teacher(options, device, teacher)
         writer.agree_on_teacher(guide and teacher_info(guide, options))
         finished = writer.finished_sources()
@@ -125,7 +127,7 @@ def prepare(options: PrepareOptions, teacher: MapNetwork | None = None) -> Prepa
             # not by `info`, which -v shows only: disks fill up
             logger.warning("%s", statement(guide, options, pending, identity.px_per_cell))
         with progress("prepare", len(found.files), "image", done=len(found.files) - len(pending)) as bar:
-            Encoder(options, autoencoder.to(device), writer, guide).run(pending, bar)
+            Encoder(options, autoencoder, writer, guide).run(pending, bar)
         info = writer.finish(
             autoencoder=identity,
             scaling=scaling,
@@ -155,7 +157,6 @@ def _settings(options: PrepareOptions) -> dict:
         "max_side": options.max_side,
         "multiple_of_cells": options.multiple_of_cells,
         "upscale": options.upscale,
-        "dtype": options.dtype,
     }
 
 

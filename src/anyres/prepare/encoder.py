@@ -1,10 +1,10 @@
 """Encoding pictures into the parts of a dataset, in bounded memory."""
 
 import dataclasses
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,9 +24,11 @@ from .options import PrepareOptions
 from .variants import Picture, ahead, make_pictures
 
 MEASURED_PER_PART = 16  # images whose reconstruction is measured, of each part
-WINDOW_PX = 2**25  # px decoded before they are grouped by size and encoded, about; two such windows are held
+# px decoded before they are grouped by size and encoded, about; two such windows are held. On a GPU a whole part, since
+# it wants many of equal size
+WINDOW_PX = {"cpu": 2**25, "cuda": 2**27, "mps": 2**25}
 PART_BYTES = 2**28  # of a shard, about
-BATCH_PX = {"cpu": 2**20, "cuda": 2**22, "mps": 2**21}  # px encoded together, unless the options say
+BATCH_PX = {"cpu": 2**20, "cuda": 2**22, "mps": 2**21}  # px encoded together, both flips, unless the options say
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,6 +48,25 @@ class _Encoded:
     features: tuple[np.ndarray, ...]
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Batch:
+    """Pictures of one size, whose latents may still be on their way from the device.
+
+    Attributes:
+        numbers: of the pictures in their window.
+        latents: (2·pictures, cells, channels) float16, the mirrored ones after the others.
+        psnr: of as many of the first as were measured, in dB.
+        features: the teacher's, (pictures, features, dim), and those of the mirrored pictures; none without a teacher.
+        arrived: on a GPU, when both are on the host.
+    """
+
+    numbers: list[int]
+    latents: Tensor
+    psnr: Tensor
+    features: tuple[np.ndarray, ...]
+    arrived: torch.cuda.Event | None
+
+
 @dataclass(eq=False)
 class _Part:
     """A part being built: the images so far, and those not yet encoded."""
@@ -63,7 +84,8 @@ class Encoder:
     """Encodes images and writes them, part after part.
 
     Decoding, encoding and writing overlap: threads decode a few images ahead, and while one window of pictures is
-    encoded and written behind, the next is gathered.
+    encoded and written behind, the next is gathered. A GPU encodes a batch while the one before it is fetched and the
+    next is put together.
 
     Args:
         options: of the preparation.
@@ -79,6 +101,7 @@ class Encoder:
         self._teacher = teacher
         self._device = pick_device(options.device)
         self._batch_px = options.batch_px or BATCH_PX[self._device.type]
+        self._window_px = WINDOW_PX[self._device.type]
 
     def run(self, files: Sequence[ImageFile], bar: Bar) -> None:
         """Encode these images.
@@ -96,7 +119,7 @@ class Encoder:
             for pictures in made:
                 self._add(part, pictures)
                 full = part.images >= self._options.images_per_shard or part.bytes >= PART_BYTES
-                if full or part.window_px >= WINDOW_PX:
+                if full or part.window_px >= self._window_px:
                     task = self._hand_over(behind, task, part, bar, last=full)
                     part = _Part() if full else part
             if part.images:
@@ -139,40 +162,51 @@ class Encoder:
         for number, picture in enumerate(window):
             groups[picture.pixels.shape].append(number)
         encoded: dict[int, _Encoded] = {}
+        waiting: _Batch | None = None
         for (height, width, _), members in groups.items():
-            batch = max(1, self._batch_px // (height * width))
-            for start in range(0, len(members), batch):
-                numbers = members[start : start + batch]
-                pixels = np.stack([window[number].pixels for number in numbers])
-                images = to_images(pixels, self._device)
-                # the mirrored picture is encoded, not the latent mirrored: autoencoders do not commute with it
-                plain, mirrored = self._latents(images), self._latents(images.flip(-1))
-                features = self._features(pixels, self._grid(window[numbers[0]].row))
-                for i, number in enumerate(numbers):
-                    row = window[number].row
-                    if part.measured < MEASURED_PER_PART and bool(plain[i].isfinite().all()):
-                        part.measured += 1
-                        row = dataclasses.replace(row, psnr=self._psnr(images[i], plain[i]))
-                    encoded[number] = _Encoded(
-                        row=row,
-                        latent=_stored(plain[i]),
-                        flipped=_stored(mirrored[i]),
-                        features=tuple(array[i] for array in features),
-                    )
+            together = max(1, self._batch_px // (2 * height * width))
+            for first in range(0, len(members), together):
+                numbers = members[first : first + together]
+                batch = self._begin(part, numbers, window)
+                if waiting is not None:
+                    encoded |= _finish(waiting, window)
+                waiting = batch
+        if waiting is not None:
+            encoded |= _finish(waiting, window)
         part.encoded += [encoded[number] for number in range(len(window))]
 
-    def _latents(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels high wide"]:
-        """Latents as they are stored, in float16."""
-        height, width = images.shape[-2:]
-        with self._computing(f"{len(images)} images of {width}x{height} px"):
-            return self._autoencoder.encode(images).half()
+    def _begin(self, part: _Part, numbers: list[int], window: list[Picture]) -> _Batch:
+        """Have pictures of a window encoded; a GPU is not waited for, unless a teacher looks at them too."""
+        pixels = np.stack([window[number].pixels for number in numbers])
+        try:
+            images = to_images(pixels, self._device)
+            # the mirrored picture is encoded, not the latent mirrored: autoencoders do not commute with it
+            latents = self._autoencoder.encode(torch.cat([images, images.flip(-1)])).half()
+            measured = min(len(numbers), MEASURED_PER_PART - part.measured)
+            psnr = self._psnr(images[:measured], latents[:measured])
+            features = self._features(pixels, self._grid(window[numbers[0]].row))
+        except torch.OutOfMemoryError as error:
+            raise BackendError(
+                f"{self._device} has too little memory to encode {len(numbers)} images of "
+                f"{pixels.shape[2]}x{pixels.shape[1]} px at once, with their mirror images",
+                wanted="memory for them",
+                fix="lower --batch-px, or --max-side; what was finished is kept",
+            ) from error
+        part.measured += measured
+        on_gpu = self._device.type == "cuda"
+        rows = rearrange(latents, "b c h w -> b (h w) c").contiguous()  # cells in row-major order
+        kept, psnr = (tensor.to("cpu", non_blocking=on_gpu) for tensor in (rows, psnr))
+        arrived = torch.cuda.Event() if on_gpu else None
+        if arrived is not None:
+            arrived.record(torch.cuda.current_stream(self._device))
+        return _Batch(numbers=numbers, latents=kept, psnr=psnr, features=features, arrived=arrived)
 
     def _features(self, pixels: UInt8[np.ndarray, "batch height width 3"], grid: Grid) -> tuple[np.ndarray, ...]:
         """The teacher's features of images, and of the mirrored ones; nothing where there is no teacher."""
         if self._teacher is None:
             return ()
-        count, height, width, _ = pixels.shape
-        with self._computing(f"{count} images of {width}x{height} px"):
+        dtype = self._autoencoder.dtype
+        with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
             # networks do not commute with mirroring either
             return tuple(self._teacher.features(seen, grid) for seen in (pixels, pixels[:, :, ::-1].copy()))
 
@@ -180,25 +214,15 @@ class Encoder:
         """A feature's squares in a picture."""
         return Cells(*row.cells).grid(self._options.multiple_of_cells)
 
-    @contextmanager
-    def _computing(self, what: str) -> Iterator[None]:
-        """In the dtype of the options; where memory does not suffice, it is said."""
-        dtype = getattr(torch, self._options.dtype)
-        try:
-            with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
-                yield
-        except torch.OutOfMemoryError as error:
-            raise BackendError(
-                f"{self._device} has too little memory to encode {what} at once",
-                wanted="memory for them",
-                fix="lower --batch-px, or --max-side; what was finished is kept",
-            ) from error
-
-    def _psnr(self, image: Float[Tensor, "3 height width"], latent: Float[Tensor, "channels high wide"]) -> float:
-        """Between an image and what is kept of it, in dB."""
-        decoded = self._autoencoder.decode(latent[None].float())[0].clamp(-1, 1)
+    def _psnr(
+        self, images: Float[Tensor, "batch 3 height width"], latents: Float[Tensor, "batch channels high wide"]
+    ) -> Float[Tensor, "batch"]:
+        """Between images and what is kept of them, in dB."""
+        if not len(images):
+            return images.new_empty(0)
+        decoded = self._autoencoder.decode(latents.float()).clamp(-1, 1)
         # range 2, since images are in [−1, 1]
-        return float(10 * torch.log10(4 / (decoded - image).square().mean().clamp(min=1e-12)))
+        return 10 * torch.log10(4 / (decoded - images).square().mean((1, 2, 3)).clamp(min=1e-12))
 
     def _write(self, part: _Part) -> None:
         """Write a part; an image of which any latent is not finite is rejected whole."""
@@ -222,10 +246,24 @@ class Encoder:
 
 
 def to_images(pixels: np.ndarray, device: torch.device) -> Float[Tensor, "batch 3 height width"]:
-    """Uint8 (batch, height, width, 3) → float32 in [−1, 1] on a device."""
-    return rearrange(torch.from_numpy(pixels).to(device).float() / 127.5 - 1, "b h w c -> b c h w")
+    """Uint8 (batch, height, width, 3) → float32 in [−1, 1] on a device; a GPU is not waited for."""
+    host = torch.from_numpy(pixels)
+    if device.type == "cuda":
+        host = host.pin_memory()
+    return rearrange(host.to(device, non_blocking=device.type == "cuda").float() / 127.5 - 1, "b h w c -> b c h w")
 
 
-def _stored(latent: Float[Tensor, "channels high wide"]) -> np.ndarray:
-    """(cells, channels) in row-major cell order."""
-    return np.ascontiguousarray(rearrange(latent, "c h w -> (h w) c").cpu().numpy())
+def _finish(batch: _Batch, window: list[Picture]) -> dict[int, _Encoded]:
+    """Take a batch's latents, once they are there."""
+    if batch.arrived is not None:
+        batch.arrived.synchronize()
+    plain, mirrored = batch.latents.numpy().reshape(2, len(batch.numbers), *batch.latents.shape[1:])
+    psnr = batch.psnr.tolist()
+    found = {}
+    for i, number in enumerate(batch.numbers):
+        row = window[number].row
+        if i < len(psnr) and math.isfinite(psnr[i]):
+            row = dataclasses.replace(row, psnr=psnr[i])
+        features = tuple(array[i] for array in batch.features)
+        found[number] = _Encoded(row=row, latent=plain[i], flipped=mirrored[i], features=features)
+    return found

@@ -1,7 +1,8 @@
 """The options of `anyres prepare`."""
 
+import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -52,11 +53,12 @@ class PrepareOptions:
     images_per_shard: int = 512
     """Images written together, at most: what is redone after a kill."""
     batch_px: int | None = None
-    """px encoded together; by default what suits the device (1M on a CPU, 4M on a GPU)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the autoencoder computes in. bfloat16 is faster on a GPU, and less exact."""
-    workers: int = 4
-    """Threads that decode images."""
+    """px encoded together, mirror images included; by default what suits the device (1M on a CPU, 4M on a GPU)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the autoencoder computes in: bfloat16 is faster on a GPU, where it is the default, and less exact. PatchPCA
+    is always in float32."""
+    workers: int = field(default_factory=lambda: min(16, os.cpu_count() or 1))
+    """Threads that decode images; by default one a core, up to 16."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 

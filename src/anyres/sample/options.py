@@ -28,9 +28,9 @@ class SamplerOptions:
     budget: int | None = None
     """Tokens sampled together: less needs less memory."""
     dtype: str = "auto"
-    """Of the network: auto, float32, bfloat16 or float16."""
+    """Of the network: auto, float32, bfloat16 or float16. The autoencoder takes float32 with it, else bfloat16."""
     attention: str = "auto"
-    """Attention backend: auto, reference, sdpa, varlen or flex."""
+    """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
 
     def __post_init__(self) -> None:
         require(self.budget is None or self.budget >= 1, f"a budget of {self.budget} tokens", "at least 1")

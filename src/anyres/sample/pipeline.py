@@ -27,7 +27,7 @@ from .recording import Recordings
 from .request import ImageRequest, LabelTable, SamplingSettings, Solver, make_packs, make_requests
 
 BUDGET = {"cpu": 4096, "mps": 4096, "cuda": 16384}  # tokens sampled together, by default
-DECODED_PX = {"cpu": 2**20, "mps": 2**21, "cuda": 2**23}  # px decoded together
+DECODED_PX = {"cpu": 2**20, "mps": 2**21, "cuda": 2**22}  # px decoded together
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,7 +100,8 @@ class Pipeline:
             name: what to load.
             revision: branch, tag or commit of a hub repository.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-            dtype: of the network: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, else float32.
+            dtype: of the network: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, else float32. The
+                autoencoder computes in float32 where the network does, else in bfloat16.
             attention: the attention backend.
 
         Raises:

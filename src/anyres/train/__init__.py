@@ -2,7 +2,10 @@
 
     config.py      every setting of a run
     loop.py        the run, on one screen
-    step.py        one optimizer step: randomness, loss, update
+    losses.py      a pack's randomness and its losses
+    step.py        one optimizer step: gradient, update
+    graphs.py      the gradient recorded as a CUDA graph
+    update.py      clip, AdamW, average; kernels/: the same in two passes over the parameters
     state.py       what a run carries from step to step
     ema.py         averages of the weights
     checkpoint.py  saving and exact resuming

@@ -151,7 +151,7 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; "auto" is bfloat16 autocast on a GPU, float32 on a CPU."""
     attention: str = "auto"
-    """Attention backend: auto, reference, sdpa, varlen or flex."""
+    """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Record the step once and replay it: one launch a pack; "auto" does where it can, on a GPU."""
     checkpoint_every: int = 1000

@@ -130,7 +130,7 @@ def _norm_forward(
     if NORM:
         add = tl.load(shift + image * shift_stride + cols, mask=inside, other=0.0).to(tl.float32)
         times = 1 + tl.load(scale + image * scale_stride + cols, mask=inside, other=0.0).to(tl.float32)
-    for row in range(start, end, ROWS):
+    for row in tl.range(start, end, ROWS, num_stages=3):
         rows = row + tl.arange(0, ROWS)
         at = rows[:, None].to(tl.int64) * width + cols[None, :]
         here = (rows < end)[:, None] & inside[None, :]
@@ -167,7 +167,7 @@ def _norm_backward(
         times = 1 + tl.load(scale + image * scale_stride + cols, mask=inside, other=0.0).to(tl.float32)
         sum_shift = tl.zeros((BLOCK,), tl.float32)
         sum_scale = tl.zeros((BLOCK,), tl.float32)
-    for row in range(start, end, ROWS):
+    for row in tl.range(start, end, ROWS, num_stages=3):
         rows = row + tl.arange(0, ROWS)
         at = rows[:, None].to(tl.int64) * width + cols[None, :]
         here = (rows < end)[:, None] & inside[None, :]

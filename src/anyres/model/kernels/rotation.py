@@ -68,11 +68,12 @@ def backward(
     d_bias = torch.empty(programs, 3, heads, dim, device=product.device, dtype=torch.float32)
     d_norms = torch.empty(programs, 4, dim, device=product.device, dtype=torch.float32)
     q_weight, k_weight = (norms.q_weight, norms.k_weight) if norms else (cos, cos)
-    _heads_backward[(programs, 3)](
-        *(_words(part.contiguous()) for part in (d_q, d_k, d_v)), _words(product), q_weight, k_weight, cos, sin,
-        _words(d_product), d_bias, d_norms, tokens, eps,
-        NORM=norms is not None, TOKENS=TOKENS, **_tile(product, heads, dim),
-    )  # fmt: skip
+    for parts, turned in ((2, True), (1, False)):
+        _heads_backward[(programs, parts)](
+            *(_words(part.contiguous()) for part in (d_q, d_k, d_v)), _words(product), q_weight, k_weight, cos, sin,
+            _words(d_product), d_bias, d_norms, tokens, eps,
+            TURNED=turned, NORM=turned and norms is not None, TOKENS=TOKENS, **_tile(product, heads, dim),
+        )  # fmt: skip
     return Gradients(d_product, d_bias.sum(0).flatten(), d_norms.sum(0) if norms else None)
 
 
@@ -163,29 +164,30 @@ def _heads_forward(
 @triton.jit
 def _heads_backward(
     d_q, d_k, d_v, product, q_weight, k_weight, cos, sin, d_product, d_bias, d_norms, tokens, eps,
-    NORM: tl.constexpr, TOKENS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr,
+    TURNED: tl.constexpr, NORM: tl.constexpr, TOKENS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr,
     HEADS: tl.constexpr, PAIRS: tl.constexpr, ALL_HEADS: tl.constexpr, ALL_PAIRS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    program, part = tl.program_id(0), tl.program_id(1)
+    program = tl.program_id(0)
+    part = tl.program_id(1) if TURNED else 2  # values are copied, and summed
     head, pair = tl.arange(0, ALL_HEADS), tl.arange(0, ALL_PAIRS)
     inside = pair < PAIRS
     line = head[:, None] * PAIRS + pair[None, :]  # in words
     of_head = (head < HEADS)[:, None] & inside[None, :]
-    d_out = d_q if part == 0 else (d_k if part == 1 else d_v)
+    d_out = (d_k if part else d_q) if TURNED else d_v
     # sums over the program's tokens, kept a head apart to the end
     sum_a, sum_b = tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32), tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32)
     if NORM:
         weight_a, weight_b = _vectors(k_weight if part else q_weight, pair, inside)
         scale_a, scale_b = tl.zeros_like(sum_a), tl.zeros_like(sum_a)
         shift_a, shift_b = tl.zeros_like(sum_a), tl.zeros_like(sum_a)
-    for step in range(0, TOKENS, STEP):
+    for step in tl.range(0, TOKENS, STEP, num_stages=3):
         token = program * TOKENS + step + tl.arange(0, STEP)
         real = token < tokens
         here = real[:, None, None] & of_head[None, :, :]
         row = token.to(tl.int64)[:, None, None] * (HEADS * PAIRS)
         of = 3 * row + part * (HEADS * PAIRS) + line[None, :, :]
         d_a, d_b = _load(d_out, row + line[None, :, :], here, KIND, BITS)
-        if part < 2:
+        if TURNED:
             turn = token[:, None] * PAIRS + pair[None, :]
             c = tl.load(cos + turn, mask=real[:, None] & inside[None, :], other=0.0)[:, None, :]
             s = tl.load(sin + turn, mask=real[:, None] & inside[None, :], other=0.0)[:, None, :]
@@ -210,7 +212,7 @@ def _heads_backward(
     to = d_bias + (program * 3 + part) * (2 * HEADS * PAIRS) + 2 * line
     tl.store(to, sum_a, mask=of_head)
     tl.store(to + 1, sum_b, mask=of_head)
-    if NORM and part < 2:
+    if NORM:
         for_norms = d_norms + (program * 4 + 2 * part) * (2 * PAIRS) + 2 * pair
         tl.store(for_norms, tl.sum(scale_a, axis=0), mask=inside)
         tl.store(for_norms + 1, tl.sum(scale_b, axis=0), mask=inside)
