@@ -12,6 +12,7 @@ from anyres.grid import Size
 from anyres.latents.autoencoder import DcAutoencoder
 from anyres.latents.patch_pca import PatchPCA
 from anyres.model.nit import NiT
+from anyres.networks.features import MapNetwork
 from anyres.prepare.encode import prepare
 from anyres.prepare.options import PrepareOptions
 from anyres.sample.pipeline import Pipeline
@@ -41,11 +42,20 @@ def picture_folder(root: Path, labels: Sequence[str] = ("cat", "dog"), each: int
     return root
 
 
-def dataset(root: Path, *, first_seed: int = 0, **options) -> Path:
+def dataset(root: Path, *, first_seed: int = 0, teacher: MapNetwork | None = None, **options) -> Path:
     """A prepared dataset of made images."""
     images = picture_folder(root / "images", first_seed=first_seed)
-    prepare(PrepareOptions(images=images, out=root / "data", workers=2, device="cpu", **options))
+    prepare(PrepareOptions(images=images, out=root / "data", workers=2, device="cpu", **options), teacher)
     return root / "data"
+
+
+class MeanColours:
+    """A teacher that sees the mean colour of every square of 8 px, less grey: what it says of a square is known."""
+
+    name, identity, map_px = "mean-colours", "mean-colours (0)", 8
+
+    def maps(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(images.float(), self.map_px) - 128
 
 
 def patch_pca(channels: int = 6) -> PatchPCA:

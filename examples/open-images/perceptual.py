@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from anyres.evaluate.lite import EfficientNetLite
+from anyres.networks.lite import EfficientNetLite
 from anyres.shapes import Float, Tensor
 
 STRIDES = (2, 4, 8)  # px; of deeper features, crops of 128 px have too few

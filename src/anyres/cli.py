@@ -22,7 +22,7 @@ which make images of any size and shape.
 
 commands:
   prepare   images → a dataset of latents
-  inspect   what is in a dataset, as tables and plots; or a model's attention
+  inspect   what is in a dataset, or came of a training run, as tables and plots; or a model's attention
   train     train a model by a recipe, or continue a run
   sample    labels and sizes → images
   evaluate  how near made images are to real ones: a report, a comparison, or a sweep
@@ -146,7 +146,9 @@ def _import_released(arguments: list[str]) -> int:
 def _inspect(arguments: list[str]) -> int:
     from .inspection.options import InspectOptions
 
-    options = _parse(InspectOptions, "inspect", arguments, "What is in a dataset, or where a model's tokens look.")
+    options = _parse(
+        InspectOptions, "inspect", arguments, "What is in a dataset, what came of a run, where tokens look."
+    )
     from .inspection.command import inspect
 
     print(inspect(options))
@@ -198,9 +200,12 @@ def _demo(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from .recipes.command import exit_status, options_parser, report, run
+    from .recipes.command import PlanOptions, exit_status, options_parser, report, run
 
     options = _parse(options_parser(arguments), "train", arguments, TRAIN_DESCRIPTION)
+    if isinstance(options, PlanOptions):
+        print(options.text)
+        return 0
     finished = run(options)
     if finished.leads:  # one process of several speaks
         print(report(finished))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int, UInt8
+    from jaxtyping import Bool, Float, Int, Num, UInt8
 else:
     try:
-        from jaxtyping import Bool, Float, Int, UInt8
+        from jaxtyping import Bool, Float, Int, Num, UInt8
     except ImportError:
 
         class _Shapeless:
@@ -22,6 +22,6 @@ else:
             def __class_getitem__(cls, item):
                 return item[0]
 
-        Bool = Float = Int = UInt8 = _Shapeless
+        Bool = Float = Int = Num = UInt8 = _Shapeless
 
-__all__ = ["Bool", "Float", "Int", "Tensor", "UInt8"]
+__all__ = ["Bool", "Float", "Int", "Num", "Tensor", "UInt8"]

@@ -17,8 +17,9 @@ from anyres.train import checkpoint, loop
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
 from tests.distributed.processes import together
-from tests.made import dataset
+from tests.made import MeanColours, dataset
 from tests.train.test_run import last_state, settings
+from tests.train.test_teacher import aligned
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,15 @@ def same(one: Path, other: Path, tolerance: float = 1e-5) -> bool:
 
 
 def figures(run: Path, kind: str, name: str) -> list[float]:
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [record[name] for record in records if record["kind"] == kind]
+    return [record[name] for record in records(run, kind)]
+
+
+def records(run: Path, kind: str) -> list[dict[str, Any]]:
+    """Those of a kind."""
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in record.items() if name != "kind"} for record in found if record["kind"] == kind
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +78,10 @@ def test_two_processes_train_as_one_does(data: Path, alone: Path, tmp_path: Path
     config = plan(data, parallel=parallel, pictures=PicturesConfig(every=6, sizes=("32x32",), labels=1))
     reports = together(2, trained, config, data, out)
     assert same(out, alone)
-    assert figures(out, "held_out", "loss") == pytest.approx(figures(alone, "held_out", "loss"), rel=1e-5)
-    assert len(figures(out, "held_out", "loss")) == 2
+    measured, expected = records(out, "held_out"), records(alone, "held_out")
+    assert len(measured) == 2
+    assert any(name.startswith("loss_flow_tokens_") for name in measured[0])
+    assert all(one == pytest.approx(other, rel=1e-5) for one, other in zip(measured, expected, strict=True))
     assert [report.leads for report in reports] == [True, False]
     assert reports[0].progress == reports[1].progress
     meta = [json.loads((run / "checkpoints" / "step-6" / "meta.json").read_text()) for run in (out, alone)]
@@ -82,6 +92,22 @@ def test_two_processes_train_as_one_does(data: Path, alone: Path, tmp_path: Path
     parts = {path.name[:4] for path in (out / "checkpoints" / "step-6").glob("*.distcp")}
     assert parts == {"__0_", "__1_"}  # each wrote its own
     assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_align_with_a_teacher_as_one_does(tmp_path: Path, parallel: str) -> None:
+    """While the term counts, and after, when the projector has no gradient."""
+    taught = dataset(tmp_path, teacher=MeanColours(), multiple_of_cells=2)
+    config = aligned(plan(taught, parallel=parallel), weight=0.7, stop_after=4)
+    train(config, taught, tmp_path / "alone", device="cpu")
+    together(2, trained, config, taught, tmp_path / "run")
+    assert same(tmp_path / "run", tmp_path / "alone")
+    aligned_steps, expected = (
+        [record["loss_alignment"] for record in records(tmp_path / name, "train") if "loss_alignment" in record]
+        for name in ("run", "alone")
+    )
+    assert aligned_steps == pytest.approx(expected, rel=1e-5)
+    assert len(expected) == 4
 
 
 def test_a_run_goes_on_in_another_number_of_processes(data: Path, alone: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anyres.evaluate import bench
-from anyres.evaluate.features import Features
+from anyres.networks.features import Features
 
 
 class Colours:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from anyres.train.loop import train
-from tests.made import dataset
+from tests.made import MeanColours, dataset
 from tests.train.test_run import last_state, losses, settings
+from tests.train.test_teacher import aligned
 
 pytestmark = pytest.mark.gpu
 
@@ -22,3 +23,27 @@ def test_a_recorded_run_is_an_eager_one_to_rounding(packs_per_step: int, tmp_pat
     assert len(eager) == 12
     assert all(abs(recorded[step] - eager[step]) < 0.01 * eager[step] for step in eager)
     assert last_state(tmp_path / "on").keys() == last_state(tmp_path / "off").keys()
+
+
+@pytest.mark.parametrize("packs_per_step", [1, 2])
+def test_a_recorded_run_aligns_with_a_teacher_until_it_ends(packs_per_step: int, tmp_path: Path) -> None:
+    """It is recorded once more where the term ends; what is then left out has no gradient, as in an eager run."""
+    data = dataset(tmp_path, teacher=MeanColours(), multiple_of_cells=2)
+    for mode in ("off", "on"):
+        config = replace(settings(data, steps=12), cuda_graph=mode, packs_per_step=packs_per_step)
+        train(aligned(config, stop_after=6), data, tmp_path / mode, device="cuda")
+    eager, recorded = losses(tmp_path / "off"), losses(tmp_path / "on")
+    assert len(eager) == 12
+    assert all(abs(recorded[step] - eager[step]) < 0.01 * eager[step] for step in eager)
+    assert eager[7] < eager[6] - 0.1  # a term less
+
+
+def test_a_recorded_run_goes_on_after_the_term_has_ended(tmp_path: Path) -> None:
+    data = dataset(tmp_path, teacher=MeanColours(), teacher_dtype="int8", multiple_of_cells=2)
+    config = aligned(replace(settings(data, steps=8), cuda_graph="on"), stop_after=2)
+    train(config, data, tmp_path / "whole", device="cuda")
+    for steps in (1, 4, 8):
+        train(replace(config, steps=steps), data, tmp_path / "parts", device="cuda")
+    whole, parts = losses(tmp_path / "whole"), losses(tmp_path / "parts")
+    assert len(parts) == 8
+    assert all(abs(whole[step] - parts[step]) < 0.01 * whole[step] for step in whole)

@@ -28,7 +28,7 @@ def test_what_was_written_is_read_and_by_safetensors_too(tmp_path_factory, chann
     plain, flipped = arrays(0, lengths, channels), arrays(1, lengths, channels)
     write_shard(path, plain, flipped)
     shard, theirs = map_shard(path, channels), load_file(path)
-    for found in (shard.latents, theirs["latents"]):
+    for found in (shard.plain, theirs["latents"]):
         assert np.array_equal(found.numpy(), np.concatenate(plain))
     for found in (shard.flipped, theirs["latents_flipped"]):
         assert np.array_equal(found.numpy(), np.concatenate(flipped))
@@ -39,14 +39,14 @@ def test_strided_arrays_and_special_values_are_written_as_they_are(tmp_path):
     values = np.array([[0.0, -0.0, 65504], [np.inf, -np.inf, 6e-8]], np.float16)
     write_shard(tmp_path / "one", [values.T], [values.T[::-1]])
     shard = map_shard(tmp_path / "one", 2)
-    assert shard.latents.numpy().tobytes() == np.ascontiguousarray(values.T).tobytes()
+    assert shard.plain.numpy().tobytes() == np.ascontiguousarray(values.T).tobytes()
     assert shard.flipped.numpy().tobytes() == np.ascontiguousarray(values.T[::-1]).tobytes()
 
 
 def test_shards_of_safetensors_own_are_read(tmp_path):
     state = {name: torch.randn(7, 3).half() for name in ("latents", "latents_flipped")}
     save_file(state, tmp_path / "one")
-    assert torch.equal(map_shard(tmp_path / "one", 3).latents, state["latents"])
+    assert torch.equal(map_shard(tmp_path / "one", 3).plain, state["latents"])
     assert torch.equal(map_shard(tmp_path / "one", 3).flipped, state["latents_flipped"])
 
 
@@ -54,7 +54,7 @@ def test_writing_to_a_map_does_not_reach_the_file(tmp_path):
     write_shard(tmp_path / "one", arrays(0, [4], 2), arrays(1, [4], 2))
     before = (tmp_path / "one").read_bytes()
     shard = map_shard(tmp_path / "one", 2)
-    shard.latents.zero_()
+    shard.plain.zero_()
     del shard
     assert (tmp_path / "one").read_bytes() == before
 
@@ -65,7 +65,7 @@ def test_a_map_keeps_no_file_open(tmp_path):
     before = len(list(Path("/proc/self/fd").iterdir()))
     maps = [map_shard(tmp_path / "one", 2) for _ in range(20)]
     assert len(list(Path("/proc/self/fd").iterdir())) == before
-    assert all(torch.equal(shard.latents, maps[0].latents) for shard in maps)
+    assert all(torch.equal(shard.plain, maps[0].plain) for shard in maps)
 
 
 @given(st.data())
@@ -92,7 +92,7 @@ OTHER = ENTRY | {"data_offsets": [48, 96]}
 
 def test_a_header_made_by_hand_is_read(tmp_path):
     shard = map_shard(with_header(tmp_path / "one", {"latents": ENTRY, "latents_flipped": OTHER}), 3)
-    assert shard.latents.shape == shard.flipped.shape == (8, 3)
+    assert shard.plain.shape == shard.flipped.shape == (8, 3)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_other_files_are_refused(tmp_path):
 
 def test_a_shard_of_other_channels_is_refused(tmp_path):
     write_shard(tmp_path / "one", arrays(0, [6], 4), arrays(1, [6], 4))
-    with pytest.raises(DataError, match=r"it holds F16 of \[6, 4\], not float16 of \(cells, 3\)"):
+    with pytest.raises(DataError, match=r"it holds F16 of \[6, 4\], not float16 of \(rows, 3\)"):
         map_shard(tmp_path / "one", 3)
 
 

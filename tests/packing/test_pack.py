@@ -160,7 +160,13 @@ def test_padding_later_is_padding_at_once() -> None:
 
 def test_a_pack_is_frozen() -> None:
     layout = PackLayout.from_grids([Grid(1, 2)])
-    pack = Pack(layout=layout, latents=torch.zeros(2, 3), labels=torch.zeros(1, dtype=torch.int64), indices=(0,))
+    pack = Pack(
+        layout=layout,
+        latents=torch.zeros(2, 3),
+        labels=torch.zeros(1, dtype=torch.int64),
+        indices=(0,),
+        flipped=(False,),
+    )
     with pytest.raises(AttributeError):
         pack.indices = (1,)
 

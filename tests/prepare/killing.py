@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from anyres.networks.features import MapNetwork
 from anyres.prepare.encode import PrepareReport, prepare
 from anyres.prepare.options import PrepareOptions
 
@@ -33,10 +34,10 @@ def no_fsync(_descriptor: int) -> None:
     """Instead of `os.fsync`, which is slow, and matters to power cuts but not to kills."""
 
 
-def run(images: Path, out: Path, **options) -> PrepareReport:
+def run(images: Path, out: Path, teacher: MapNetwork | None = None, **options) -> PrepareReport:
     """Prepare in small shards."""
     settings = {"images_per_shard": 5, "workers": 1, **options}
-    return prepare(PrepareOptions(images=images, out=out, device="cpu", **settings))
+    return prepare(PrepareOptions(images=images, out=out, device="cpu", **settings), teacher)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -27,7 +27,8 @@ def pack_of(grids: list[Grid], seed: int = 0, shape: PackShape | None = None) ->
     latents[: layout.tokens] = torch.randn(layout.tokens, CONFIG.model.token_values, generator=generator)
     labels = torch.zeros(layout.shape.images, dtype=torch.int64)
     labels[: len(grids)] = torch.arange(len(grids)) % CONFIG.model.num_classes
-    return Pack(layout=layout, latents=latents, labels=labels, indices=tuple(range(len(grids))))
+    indices, flipped = tuple(range(len(grids))), (False,) * len(grids)
+    return Pack(layout=layout, latents=latents, labels=labels, indices=indices, flipped=flipped)
 
 
 def state_with_random_weights(config: TrainConfig = CONFIG) -> TrainState:

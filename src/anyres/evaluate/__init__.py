@@ -9,7 +9,6 @@
     sources.py     a folder of images or an .npz file
     pictures.py    brought to one size by a stated protocol
     measuring.py   and seen by a network
-    features.py    networks that turn images into features (lite.py, inception.py, dinov2.py)
     sets.py        sets of features, gathered as a stream
     reference.py   real images as sets of features, with a manifest
     controls.py    sets of known quality: held out, collapsed, blurred

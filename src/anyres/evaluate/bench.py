@@ -9,9 +9,9 @@ from ..config import require
 from ..devices import pick_device
 from ..errors import DataError
 from ..grid import Size
+from ..networks.features import load_network
 from ..prepare.images import RejectedImageError
 from ..ranks import Ranks
-from .features import load_network
 from .measuring import Measuring
 from .options import MeasuringOptions, ReferenceOptions
 from .pictures import Framing

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from ..networks.features import FeatureNetwork
 from ..progress import progress
 from ..shapes import Tensor
-from .features import FeatureNetwork
 from .pictures import Counts, Framing, Picture, pictures
 from .sets import Collector, FeatureSet
 from .sources import Source

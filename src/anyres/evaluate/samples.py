@@ -13,13 +13,13 @@ from ..config import differences, from_dict, to_dict
 from ..errors import ConfigError, DataError
 from ..files import make_folder, read_json, write_json
 from ..grid import Size
+from ..networks.features import weights_hash
 from ..prepare.images import ImageFile
 from ..progress import progress
 from ..ranks import Ranks
 from ..sample.pipeline import Pipeline
 from ..sample.request import ImageRequest, SamplingSettings
 from ..sample.writer import file_name, recipe_of, save_images
-from .features import weights_hash
 from .sets import FeatureSet
 from .sources import FolderSource
 

@@ -16,9 +16,9 @@ from .. import noise
 from ..errors import CheckpointError, ConfigError
 from ..grid import Grid, Size
 from ..model.nit import NiT
+from ..networks.features import FeatureNetwork
 from ..packing.pack import PackLayout
 from .estimates import BOOTSTRAPS, Estimate, Interval, made_draws, mean, real_draws
-from .features import FeatureNetwork
 from .patterns import BANDS, border_contact, duplication, enlarged_for_maps, spectrum, tiling
 
 LEAST = 10  # pictures of a set

@@ -7,7 +7,7 @@ to devices.
 import torch
 import torch.nn.functional as F
 
-from ..shapes import Float, Tensor
+from ..shapes import Float, Num, Tensor
 
 
 def flow_loss(
@@ -34,9 +34,9 @@ def direction_loss(
 
 
 def alignment_loss(
-    projection: Float[Tensor, "tokens features"], teacher: Float[Tensor, "tokens features"]
+    projection: Float[Tensor, "tokens features"], teacher: Num[Tensor, "tokens features"]
 ) -> Float[Tensor, "tokens"]:
-    """1 − cos(projected, teacher's features) of each token: REPA (arXiv 2410.06940)."""
+    """1 − cos(projected, teacher's features) of each token: REPA (arXiv 2410.06940). Features may be of 8 bits."""
     return 1 - F.cosine_similarity(_exact(projection), _exact(teacher), dim=1)
 
 

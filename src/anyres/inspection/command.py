@@ -1,15 +1,18 @@
 """`anyres inspect`."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import BackendError, ConfigError, DataError
 from ..grid import Size
 from ..latents.format import INFO, LatentDataset
 from ..sample.pipeline import Pipeline
+from ..train.folder import RunFolder
 from .attention import pack_attention
 from .dataset import dataset_report
 from .options import InspectOptions
-from .plots import plot_attention, plot_dataset
+from .plots import plot_attention, plot_dataset, plot_run
+from .run import RunCurves, run_report
 
 
 def inspect(options: InspectOptions) -> str:
@@ -18,23 +21,34 @@ def inspect(options: InspectOptions) -> str:
     Raises:
         AnyResError: bad input, as the parts raise it.
     """
-    return _attention(options) if options.attention else _dataset(options)
-
-
-def _dataset(options: InspectOptions) -> str:
+    if options.attention:
+        return _attention(options)
     path = Path(options.path)
+    return _run(options, path) if RunFolder(path).metrics.is_file() or options.beside else _dataset(options, path)
+
+
+def _run(options: InspectOptions, path: Path) -> str:
+    runs = [RunCurves.read(folder) for folder in (path, *options.beside)]
+    return f"{run_report(runs[0], runs[1:])}\n\n{_plots(lambda: [plot_run(runs, options.out or path / 'inspect')])}"
+
+
+def _plots(draw: Callable[[], Sequence[Path]]) -> str:
+    """Where plots are, or why there are none: tables are worth having without."""
+    try:
+        return f"plots: {', '.join(str(plot) for plot in draw())}"
+    except BackendError as error:
+        return f"plots: none, since {error.got}: {error.fix}"
+
+
+def _dataset(options: InspectOptions, path: Path) -> str:
     if path.is_dir() and not (path / INFO).is_file() and (path / "config.json").is_file():
         raise DataError(
-            f"{path} is a model or a training run, not a dataset",
-            wanted="a dataset, as anyres prepare writes it",
+            f"{path} is a model, not a dataset or a training run",
+            wanted="a dataset, as anyres prepare writes it, or a run, as anyres train does",
             fix=f"to see where its tokens look: anyres inspect {path} --attention",
         )
     report = dataset_report(LatentDataset.open(path), options.patch, options.budgets)
-    try:
-        plots = ", ".join(str(plot) for plot in plot_dataset(report, options.out or path / "inspect"))
-    except BackendError as error:  # the tables are worth having without
-        plots = f"none, since {error.got}: {error.fix}"
-    return f"{report}\n\nplots: {plots}"
+    return f"{report}\n\n{_plots(lambda: plot_dataset(report, options.out or path / 'inspect'))}"
 
 
 def _attention(options: InspectOptions) -> str:

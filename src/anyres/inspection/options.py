@@ -14,7 +14,10 @@ class InspectOptions:
     """Options of `anyres inspect`."""
 
     path: Annotated[str, tyro.conf.Positional]
-    """A dataset; with --attention a model: a pipeline's folder, a training run, a built-in name or a hub id."""
+    """A dataset, or a training run; with --attention a model: a pipeline's folder, a training run, a built-in name or a
+    hub id."""
+    beside: tuple[Path, ...] = ()
+    """Other training runs, to be drawn and listed beside the one."""
     attention: bool = False
     """Draw the attention of a pack of three distinct images."""
     patch: int = 1

@@ -1,5 +1,6 @@
 """PNG plots of what `anyres inspect` finds."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from ..files import make_folder, replacing
 from ..plotting import new_figure
 from .attention import PackAttention
 from .dataset import DatasetReport
+from .run import HELD_OUT, TRAIN, RunCurves, group_in_words
+
+WINDOW = 20  # lines of metrics that a point averages, where there are many
 
 
 def plot_dataset(report: DatasetReport, folder: Path) -> list[Path]:
@@ -44,6 +48,41 @@ def plot_attention(attention: PackAttention, titles: list[str], folder: Path) ->
     axes[0].set_ylabel("token looking")
     figure.suptitle(f"√attention, mean over heads; most given to another image: {attention.outside:.1g}")
     return _save(figure, folder / "attention.png")
+
+
+def plot_run(runs: Sequence[RunCurves], folder: Path) -> Path:
+    """The curves of runs over each other: losses, gradient norm, speed, and the first one's groups."""
+    make_folder(folder)
+    figure, axes = new_figure(2, 3, width=5.2, height=3.6)
+    for run in runs:
+        _curve(axes[0], run, TRAIN, "loss_flow", f"{run.folder.name}, training")
+        _curve(axes[0], run, HELD_OUT, "loss_flow", f"{run.folder.name}, held out")
+        _curve(axes[1], run, TRAIN, "gradient_norm", run.folder.name)
+        _curve(axes[2], run, TRAIN, "tokens_per_second", run.folder.name)
+        _curve(axes[5], run, TRAIN, "loss_alignment", run.folder.name)
+    for name in runs[0].groups():
+        said = group_in_words(name)
+        _curve(axes[3 if said.startswith("t ") else 4], runs[0], HELD_OUT, name, said)
+    axes[1].set_yscale("log")  # the first steps' is larger by orders
+    above = ("mean square of the loss", "gradient norm, before clipping", "tokens/s")
+    below = ("held out, by t", "held out, by size", "alignment with the teacher")
+    for axis, title in zip(axes, (*above, *below), strict=True):
+        axis.set(xlabel="step", title=title)
+        axis.grid(alpha=0.3)
+        axis.set_visible(axis.has_data())
+        if axis.has_data():
+            axis.legend(fontsize="small")
+    return _save(figure, folder / "curves.png")
+
+
+def _curve(axis: Any, run: RunCurves, kind: str, name: str, label: str) -> None:
+    """A quantity by its steps; of many lines of training each point is a mean of `WINDOW`."""
+    steps, values = run.series(kind, name)
+    if kind == TRAIN and len(values) > 5 * WINDOW:
+        kernel = np.full(WINDOW, 1 / WINDOW)
+        steps, values = (np.convolve(series, kernel, "valid") for series in (steps, values))
+    if len(values):
+        axis.plot(steps, values, marker="o" if kind == HELD_OUT else None, markersize=3, label=label)
 
 
 def _sizes(report: DatasetReport, folder: Path) -> Path:

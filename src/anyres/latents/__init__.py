@@ -6,6 +6,7 @@
     patch_pca.py    a linear autoencoder, fitted in seconds
     loading.py      from a name or folder to an autoencoder
     format.py       a dataset of latents on disk: what is in it, and reading it
+    features.py     a teacher's features beside them
     shards.py       the files that hold the latents
     fixed_packs.py  packs that a dataset brings with it
     writer.py       writing one, so that nothing is lost or doubled when killed

@@ -3,6 +3,7 @@
     dataset.json             DatasetInfo
     manifest.parquet         a row an image and variant; columns of `MANIFEST`
     shard-NNNNN.safetensors  latents and latents_flipped, (cells, channels), float16, as the autoencoder gives them
+    teacher-NNNNN.safetensors  where a teacher was named, its features of the same images; see features.py
     autoencoder/             the autoencoder, where it was fitted to these images
     rejected.csv             inputs that could not be read, with the reason
     fixed_packs.parquet      packs that were imported with the latents; see `fixed_packs.py`
@@ -22,6 +23,7 @@ from ..errors import AnyResError, CheckpointError, DataError
 from ..files import read_json
 from ..shapes import Float, Tensor
 from .autoencoder import Autoencoder, AutoencoderIdentity, LatentScaling
+from .features import TeacherFeatures, TeacherInfo
 from .loading import load_autoencoder
 from .shards import Shard, map_shard
 
@@ -68,6 +70,7 @@ class DatasetInfo:
         multiple_of_cells: cells that sides are multiples of.
         max_side: px; images of this side squared or more were reduced to that area.
         variants: which were made.
+        teacher: whose features are beside the latents, if any's.
         format_version: of these files.
     """
 
@@ -84,6 +87,7 @@ class DatasetInfo:
     multiple_of_cells: int
     max_side: int
     variants: tuple[Variant, ...]
+    teacher: TeacherInfo | None = None
     format_version: int = field(default=FORMAT_VERSION)
 
     @property
@@ -110,6 +114,7 @@ class LatentDataset:
         self._shards, self._offsets = self._numbers("shard"), self._numbers("cell_offset")
         self._text: dict[str, tuple[str, ...]] = {}
         self._maps: dict[int, Shard] = {}
+        self._features: TeacherFeatures | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> "LatentDataset":
@@ -172,12 +177,28 @@ class LatentDataset:
         shard = self._shard(int(self._shards[index]))
         start = int(self._offsets[index])
         # a copy: the map is the file's
-        return (shard.flipped if flipped else shard.latents)[start : start + int(self.cells[index].prod())].clone()
+        return (shard.flipped if flipped else shard.plain)[start : start + int(self.cells[index].prod())].clone()
 
     @property
     def scaling(self) -> LatentScaling:
         """From stored latents to those that the network sees."""
         return self.info.scaling
+
+    def features(self) -> TeacherFeatures:
+        """The teacher's features of each row.
+
+        Raises:
+            DataError: there are none, or their files are missing, damaged or of another size.
+        """
+        if self.info.teacher is None:
+            raise DataError(
+                f"{self.path} holds no teacher's features",
+                wanted="features to align with",
+                fix="prepare the images with --teacher into a new folder, or train with --no-repa",
+            )
+        if self._features is None:
+            self._features = TeacherFeatures(self.path, self.info.teacher, self.cells, self._shards, self._offsets)
+        return self._features
 
     def lengths(self, patch: int) -> np.ndarray:
         """Tokens of each row, int64.
@@ -247,7 +268,7 @@ class LatentDataset:
         wanted = np.zeros(len(numbers), dtype=np.int64)
         np.maximum.at(wanted, which, self._offsets + self.cells.prod(axis=1, dtype=np.int64))
         for number, wants in zip(numbers.tolist(), wanted.tolist(), strict=True):
-            has = len(self._shard(number).latents)
+            has = len(self._shard(number).plain)
             if has != wants:
                 raise DataError(
                     f"{self.path / SHARD.format(number)} has {has} cells, and the manifest wants {wants}",

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import from_dict, to_dict
 from ..files import replacing
+from .features import TeacherInfo
 from .format import MANIFEST, read_table
 
 # a journal entry's columns: those of the manifest that do not follow from other parts; the label is a name here
@@ -65,6 +66,7 @@ class Part:
         cells: cells of the shard, over which the sums run.
         channel_sum: sum of each channel over the latents, unscaled and not flipped.
         channel_square_sum: sum of squares likewise.
+        teacher: whose features stand beside the shard, if any's.
     """
 
     shard: int
@@ -72,6 +74,7 @@ class Part:
     cells: int
     channel_sum: tuple[float, ...]
     channel_square_sum: tuple[float, ...]
+    teacher: TeacherInfo | None = None
 
 
 def write_part(path: Path, part: Part, rows: Sequence[Row]) -> Any:

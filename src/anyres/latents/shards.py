@@ -1,4 +1,4 @@
-"""Shards: safetensors files that hold the latents of many images end to end.
+"""Shards: safetensors files that hold the latents, or a teacher's features, of many images end to end.
 
 They are written from the images' arrays one after another, and read through a memory map, so that neither way holds a
 shard in memory. (The safetensors library wants whole arrays.)
@@ -16,58 +16,68 @@ import torch
 
 from ..errors import DataError
 from ..files import replacing
-from ..shapes import Float, Tensor
+from ..shapes import Num, Tensor
 
-PLAIN, FLIPPED = "latents", "latents_flipped"
+LATENTS, FEATURES = "latents", "features"  # what a shard holds; the mirrored images' are named so, and "_flipped"
+TYPES = {"float16": ("F16", torch.float16), "int8": ("I8", torch.int8)}  # safetensors' names for them, and torch's
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Shard:
-    """A shard's latents, memory-mapped, float16.
+    """A shard's arrays, memory-mapped: a row a cell, or a row a feature.
 
     Attributes:
-        latents: of the images.
+        plain: of the images.
         flipped: of the mirrored images.
     """
 
-    latents: Float[Tensor, "cells channels"]
-    flipped: Float[Tensor, "cells channels"]
+    plain: Num[Tensor, "rows channels"]
+    flipped: Num[Tensor, "rows channels"]
 
 
-def write_shard(path: Path, latents: Sequence[np.ndarray], flipped: Sequence[np.ndarray]) -> None:
+def write_shard(path: Path, plain: Sequence[np.ndarray], flipped: Sequence[np.ndarray], what: str = LATENTS) -> None:
     """Write a shard, whole or not at all.
 
     Args:
         path: the file.
-        latents: (cells, channels) float16 of each image, at least one.
+        plain: (rows, channels) of each image, at least one, all of one type of `TYPES`.
         flipped: of the mirrored images, likewise.
+        what: they are.
 
     Raises:
         DataError: the disk is full or refuses.
     """
-    shape = [sum(len(latent) for latent in latents), latents[0].shape[1]]
-    size = 2 * shape[0] * shape[1]  # bytes of one of the two
+    stored = plain[0].dtype
+    shape = [sum(len(array) for array in plain), plain[0].shape[1]]
+    size = stored.itemsize * shape[0] * shape[1]  # bytes of one of the two
+    entry = {"dtype": TYPES[stored.name][0], "shape": shape}
     header = json.dumps(
         {
-            PLAIN: {"dtype": "F16", "shape": shape, "data_offsets": [0, size]},
-            FLIPPED: {"dtype": "F16", "shape": shape, "data_offsets": [size, 2 * size]},
+            what: {**entry, "data_offsets": [0, size]},
+            f"{what}_flipped": {**entry, "data_offsets": [size, 2 * size]},
         }
     ).encode()
     header += b" " * (-len(header) % 8)  # the data starts aligned
     with replacing(path) as staging, staging.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
-        for array in (*latents, *flipped):
-            file.write(np.ascontiguousarray(array, dtype="<f2").data)
+        for array in (*plain, *flipped):
+            file.write(np.ascontiguousarray(array, dtype=stored.newbyteorder("<")).data)
 
 
-def map_shard(path: Path, channels: int) -> Shard:
+def map_shard(path: Path, channels: int, what: str = LATENTS, dtype: str = "float16") -> Shard:
     """Map a shard into memory. The map keeps no file open: a dataset may have more shards than a process files.
 
+    Args:
+        path: the file.
+        channels: that its rows have.
+        what: it holds.
+        dtype: of `TYPES`.
+
     Raises:
-        DataError: it is missing, truncated, or not a shard of this many channels.
+        DataError: it is missing, truncated, or not such a shard.
     """
     try:
-        return _map(path, channels)
+        return _map(path, channels, what, dtype)
     except FileNotFoundError:
         problem = "is missing"
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, struct.error) as error:
@@ -79,7 +89,7 @@ def map_shard(path: Path, channels: int) -> Shard:
     )
 
 
-def _map(path: Path, channels: int) -> Shard:
+def _map(path: Path, channels: int, what: str, dtype: str) -> Shard:
     size = path.stat().st_size
     with path.open("rb") as file:
         (header_size,) = struct.unpack("<Q", file.read(8))
@@ -88,14 +98,18 @@ def _map(path: Path, channels: int) -> Shard:
         header = json.loads(file.read(header_size))
     # not shared: a private map of a file that is opened for reading only
     data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)[8 + header_size :]
-    return Shard(latents=_array(data, header[PLAIN], channels), flipped=_array(data, header[FLIPPED], channels))
+    return Shard(
+        plain=_array(data, header[what], channels, dtype),
+        flipped=_array(data, header[f"{what}_flipped"], channels, dtype),
+    )
 
 
-def _array(data: Tensor, entry: dict[str, Any], channels: int) -> Float[Tensor, "cells channels"]:
+def _array(data: Tensor, entry: dict[str, Any], channels: int, dtype: str) -> Num[Tensor, "rows channels"]:
     start, end = entry["data_offsets"]
     if end > len(data):
         raise ValueError("it is shorter than its header says")
-    cells, found = entry["shape"]
-    if entry["dtype"] != "F16" or found != channels or end - start != 2 * cells * channels:
-        raise ValueError(f"it holds {entry['dtype']} of {entry['shape']}, not float16 of (cells, {channels})")
-    return data[start:end].view(torch.float16).view(cells, channels)
+    rows, found = entry["shape"]
+    named, kind = TYPES[dtype]
+    if entry["dtype"] != named or found != channels or end - start != kind.itemsize * rows * channels:
+        raise ValueError(f"it holds {entry['dtype']} of {entry['shape']}, not {dtype} of (rows, {channels})")
+    return data[start:end].view(kind).view(rows, channels)

@@ -18,9 +18,10 @@ import numpy as np
 from ..config import to_dict
 from ..errors import DataError
 from ..files import make_folder, read_json, remove_leftovers, replacing, write_json
+from .features import FEATURE_SHARD, TeacherInfo
 from .format import AUTOENCODER, INFO, MANIFEST, MANIFEST_FILE, REJECTED, SHARD, DatasetInfo, read_info
 from .journal import COLUMNS, Part, Rejected, Row, read_part, write_part
-from .shards import write_shard
+from .shards import FEATURES, write_shard
 
 PARTS = ".parts"
 SETTINGS = "settings.json"
@@ -57,6 +58,7 @@ class DatasetWriter:
                 f"another process is preparing {folder}", wanted="one at a time", fix="wait until it is done"
             ) from None
         self.parts: list[Part] = []
+        self._teacher: TeacherInfo | None = None
         self._tables: list[Any] = []  # the rows of each part, columnar: there may be millions
         self._labels: tuple[str, ...] = ()  # of an earlier run: they keep their numbers
         try:
@@ -95,6 +97,21 @@ class DatasetWriter:
             )
         write_json(path, old | settings)
 
+    def agree_on_teacher(self, teacher: TeacherInfo | None) -> None:
+        """Check that all parts so far have this teacher's features, or none's; what is written from now on has them.
+
+        Raises:
+            DataError: the folder was begun with another teacher, or with none.
+        """
+        self._teacher = teacher
+        for part in self.parts:
+            if part.cells and part.teacher != teacher:
+                raise DataError(
+                    f"{self.folder} was begun with {_described(part.teacher)}, and now it is {_described(teacher)}",
+                    wanted="the same --teacher, --teacher-weights and --teacher-dtype as before",
+                    fix="use them, or choose another --out",
+                )
+
     def finished_sources(self) -> set[str]:
         """Inputs that were written."""
         return {source for table in self._tables for source in table.column("source").to_pylist()}
@@ -122,14 +139,16 @@ class DatasetWriter:
         latents: Sequence[np.ndarray],
         flipped: Sequence[np.ndarray],
         rejected: Sequence[Rejected],
+        features: Sequence[tuple[np.ndarray, ...]] = (),
     ) -> None:
-        """Write one shard and its journal entry.
+        """Write one shard, its teacher's features and its journal entry.
 
         Args:
             rows: the shard's rows.
             latents: of each row, (cells, channels) float16, row-major.
             flipped: of the mirrored image, likewise.
             rejected: inputs of this part that could not be used.
+            features: of each row, where there is a teacher: (features, dim), row-major, and of the mirrored image.
 
         Raises:
             DataError: the disk is full or refuses; earlier parts are untouched.
@@ -137,6 +156,9 @@ class DatasetWriter:
         number = len(self.parts)
         if rows:
             write_shard(self.folder / SHARD.format(number), latents, flipped)
+            if self._teacher is not None:
+                plain, mirrored = zip(*features, strict=True)
+                write_shard(self.folder / FEATURE_SHARD.format(number), plain, mirrored, FEATURES)
         # an image at a time: the whole part in float64 would be large
         sums = [latent.sum(axis=0, dtype=np.float64) for latent in latents]
         squares = [np.square(latent, dtype=np.float64).sum(axis=0) for latent in latents]
@@ -146,6 +168,7 @@ class DatasetWriter:
             cells=sum(len(latent) for latent in latents),
             channel_sum=tuple(np.sum(sums, axis=0).tolist()) if rows else (),
             channel_square_sum=tuple(np.sum(squares, axis=0).tolist()) if rows else (),
+            teacher=self._teacher,
         )
         self._tables.append(write_part(self._parts / f"part-{number:05d}.parquet", part, rows))
         self.parts.append(part)
@@ -192,6 +215,7 @@ class DatasetWriter:
             channel_std=tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist()),
             reconstruction_psnr=pc.mean(table.column("psnr")).as_py(),
             reconstruction_images=pc.count(table.column("psnr")).as_py(),
+            teacher=self._teacher,
             **info,
         )
         self._write_manifest(table, names)
@@ -218,7 +242,8 @@ class DatasetWriter:
                 fix="restore it from a copy, or prepare the images again into a new folder",
             )
         # a process was killed before it made the entry
-        (self.folder / SHARD.format(len(self.parts))).unlink(missing_ok=True)
+        for shard in (SHARD, FEATURE_SHARD):
+            (self.folder / shard.format(len(self.parts))).unlink(missing_ok=True)
         if not self.parts:
             # nothing was made with them: what was killed or refused that early may begin with others
             (self._parts / SETTINGS).unlink(missing_ok=True)
@@ -273,3 +298,7 @@ def _ids(table: Any) -> Any:
 def _label_order(name: str) -> tuple[bool, int, str]:
     """Numbers first, by their value, so that they number their classes as far as none is missing."""
     return (False, int(name), name) if name.isdecimal() else (True, 0, name)
+
+
+def _described(teacher: TeacherInfo | None) -> str:
+    return "no teacher" if teacher is None else f"the teacher {teacher.describe()}"

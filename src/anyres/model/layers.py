@@ -179,3 +179,12 @@ class Projector(nn.Sequential):
             nn.SiLU(),
             nn.Linear(config.hidden, config.dim),
         )
+        for layer in self:
+            if isinstance(layer, nn.Linear):
+                xavier(layer)
+
+
+def xavier(linear: nn.Linear) -> None:
+    """Xavier-uniform weights and a zero bias: how all linear maps begin that have no other rule."""
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)

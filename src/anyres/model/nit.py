@@ -1,9 +1,9 @@
 """NiT: the native-resolution diffusion transformer (arXiv 2506.03131)."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import torch
 from torch import nn
@@ -15,13 +15,12 @@ from . import released, weights
 from .attention import plan_attention
 from .config import NiTConfig
 from .elementwise import elementwise_for
-from .layers import Block, Conditioner, Head, Modulation, PackContext, Projector
+from .layers import Block, Conditioner, Head, Modulation, PackContext, Projector, xavier
 from .rope import RotaryScaling, rotary_tables
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """What the network predicts in training.
+class Prediction(NamedTuple):
+    """What the network predicts in training; a tuple, since FSDP2 looks for tensors in those.
 
     Attributes:
         velocity: ε − x for each token, (channels, patch, patch) flattened.
@@ -50,8 +49,10 @@ class NiT(nn.Module):
         self.conditioner = Conditioner(config.hidden_size, config.num_classes)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.head = Head(config)
-        self.projector = Projector(config.hidden_size, config.projection) if config.projection else None
+        self.projector: Projector | None = None
         self.reset_parameters()
+        if config.projection is not None:  # last, so that the rest begins as it does without
+            self.projector = Projector(config.hidden_size, config.projection)
 
     @overload
     def forward(
@@ -135,8 +136,7 @@ class NiT(nn.Module):
         """Initialise as published: Xavier-uniform linears, zero modulation and output (docs/method.md)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                xavier(module)
         for module in self.modules():
             if isinstance(module, Conditioner | Modulation | Head):
                 module.reset_parameters()

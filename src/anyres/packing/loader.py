@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from einops import rearrange
 
 from .. import noise
-from ..grid import Cells, patchify
+from ..grid import Cells, Grid, patchify
 from ..latents.autoencoder import LatentScaling
-from ..shapes import Float, Tensor
+from ..shapes import Float, Num, Tensor
 from .algorithms import Packs
 from .dealing import Share, deal, even_packs
 from .pack import Pack, PackLayout
@@ -27,6 +27,7 @@ WORKERS = max(3, min(8, (os.cpu_count() or 1) // 2))  # threads that make packs
 AHEAD = 2 * WORKERS  # packs made before they are asked for
 
 T = TypeVar("T")
+Extent = TypeVar("Extent", Cells, Grid)
 
 
 @runtime_checkable
@@ -62,6 +63,15 @@ class Latents(Protocol):
         ...
 
 
+@runtime_checkable
+class Features(Protocol):
+    """A teacher's features of a dataset's rows; `anyres.latents.features.TeacherFeatures` is one."""
+
+    def read(self, index: int, *, flipped: bool = False) -> Tensor:
+        """Features of each token of a row, (tokens, features), as they are stored."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Position:
     """A place in the stream of packs, which runs epoch after epoch.
@@ -87,6 +97,7 @@ class PackLoader:
         flip: use either flip of an image, at random; otherwise the image as it is.
         one_shape: pad every pack to one static shape that fits all, as a recorded step wants it.
         fixed: the packs of these rows, for the algorithm "fixed".
+        features: a teacher's, one a token of this patch, for `features`.
 
     Raises:
         DataError: the patch does not divide an image, or an image or a fixed pack is longer than the budget.
@@ -103,11 +114,12 @@ class PackLoader:
         flip: bool = True,
         one_shape: bool = False,
         fixed: Packs | None = None,
+        features: Features | None = None,
     ) -> None:
         dataset.lengths(patch)  # refuses a patch that does not divide a grid
         own = dataset.cells[rows]
         self._dataset, self._rows, self._patch, self._seed = dataset, rows, patch, seed
-        self._flip = flip
+        self._flip, self._features = flip, features
         self._cells = fit_to_budget(own, patch, packing, lambda row: dataset.sources[int(rows[row])])
         self.shrunk = int((self._cells != own).any(axis=1).sum())
         self.lengths = (self._cells // patch).prod(axis=1, dtype=np.int64)
@@ -128,6 +140,16 @@ class PackLoader:
     def lengths_of(self, position: Position, packs: int) -> np.ndarray:
         """Tokens of each image of some consecutive packs."""
         return np.concatenate([self.lengths[self._images(place).numbers] for place in self._places(position, packs)])
+
+    def features(self, pack: Pack) -> Num[Tensor, "tokens features"]:
+        """The teacher's features of a pack's tokens, as they are stored; zero in padding."""
+        assert self._features is not None, "the loader was given none"  # noqa: S101
+        parts = []
+        for row, flipped, grid in zip(pack.indices, pack.flipped, pack.layout.grids, strict=True):
+            own = Cells(*self._dataset.cells[row].tolist()).grid(self._patch)
+            seen = self._features.read(row, flipped=flipped)
+            parts.append(seen if grid == own else _resampled(seen, own, grid))
+        return F.pad(torch.cat(parts), (0, 0, 0, pack.layout.shape.tokens - pack.layout.tokens))
 
     def advance(self, position: Position, packs: int) -> Position:
         """The position some packs further."""
@@ -203,7 +225,11 @@ class PackLoader:
         labels[: layout.images] = torch.from_numpy(self._dataset.labels[rows].astype(np.int64))
         padding = layout.shape.tokens - layout.tokens
         return Pack(
-            layout=layout, latents=F.pad(latents, (0, 0, 0, padding)), labels=labels, indices=tuple(rows.tolist())
+            layout=layout,
+            latents=F.pad(latents, (0, 0, 0, padding)),
+            labels=labels,
+            indices=tuple(rows.tolist()),
+            flipped=tuple(flips),
         )
 
     def _tokens(self, image: int, cells: Cells, flipped: bool) -> Float[Tensor, "tokens values"]:
@@ -250,7 +276,7 @@ class _Images:
 _Hand = list[tuple[int, _Images]]
 
 
-def _resampled(latent: Float[Tensor, "cells channels"], own: Cells, wanted: Cells) -> Float[Tensor, "cells2 channels"]:
+def _resampled(latent: Num[Tensor, "own channels"], own: Extent, wanted: Extent) -> Num[Tensor, "wanted channels"]:
     """A smaller latent of the same picture, by averaging cells: near what encoding the smaller picture gives."""
     # (cells, channels) → a map of (1, channels, height, width), as torch resamples it
     as_map = latent.float().T.reshape(1, -1, own.height, own.width)

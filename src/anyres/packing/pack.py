@@ -183,9 +183,11 @@ class Pack:
             padding.
         labels: the class of each row; 0 for rows without an image.
         indices: the dataset's number of each real image; host only.
+        flipped: whether each real image is mirrored; host only.
     """
 
     layout: PackLayout
     latents: Float[Tensor, "tokens values"]
     labels: Int[Tensor, "images"]
     indices: tuple[int, ...]
+    flipped: tuple[bool, ...]

@@ -7,6 +7,7 @@
     images.py    finding images in folders, decoding them to upright RGB, resizing and cropping
     variants.py  from an image to the pictures that are encoded of it, in threads
     encoder.py   encoding them, into the parts of a dataset
+    teaching.py  the teacher whose features are stored with them, and what they will take on disk
     encode.py    `prepare`: the whole of it, and its report
     released.py  `import-released`: the published latents → a dataset
     released_files.py  their files

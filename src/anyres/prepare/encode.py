@@ -1,5 +1,6 @@
 """`anyres prepare`: images → a dataset of latents, finishing what an earlier call began."""
 
+import logging
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from ..latents.format import AUTOENCODER, REJECTED, DatasetInfo
 from ..latents.loading import load_autoencoder
 from ..latents.patch_pca import PATCH, PatchPCA
 from ..latents.writer import DatasetWriter
+from ..networks.features import MapNetwork
 from ..progress import progress
 from ..shapes import Float, Tensor
 from .encoder import Encoder, to_images
@@ -27,7 +29,10 @@ from .found import Source, SourceImage
 from .images import RejectedImageError, decode_bytes, resize
 from .options import PrepareOptions
 from .sources import find_source
+from .teaching import chosen_teacher, statement, teacher_info
 from .variants import SQUARES, ahead
+
+logger = logging.getLogger(__name__)
 
 PATCH_PCA = "patch-pca"
 FIT_IMAGES = 512  # images that PatchPCA is fitted to, at most
@@ -68,6 +73,8 @@ class PrepareReport:
             f"quality      {info.quality} between images and their decoded latents "
             f"(mean of {info.reconstruction_images:,})",
         ]
+        if info.teacher is not None:
+            lines.append(f"teacher      {info.teacher.describe()}")
         if info.rejected:
             lines.append(f"rejected     {info.rejected:,} files, listed in {self.folder / REJECTED}")
         if self.ignored:
@@ -82,12 +89,16 @@ class PrepareReport:
         return f"{name} {rows:,}" + (f" ({small:,} images are too small)" if small else "")
 
 
-def prepare(options: PrepareOptions) -> PrepareReport:
+def prepare(options: PrepareOptions, teacher: MapNetwork | None = None) -> PrepareReport:
     """Encode the images of a source into a dataset.
 
     A second call finishes what an earlier one began and adds what the source has gained. It goes by the images' names:
     one that was changed or removed since stays as it was encoded. One that was rejected is tried again when it has
     changed.
+
+    Args:
+        options: of the preparation.
+        teacher: a network of your own whose features are stored, in the place of `options.teacher`.
 
     Raises:
         DataError: the source is missing, damaged or empty, no image can be used, the output cannot be written, or was
@@ -95,7 +106,8 @@ def prepare(options: PrepareOptions) -> PrepareReport:
         ConfigError: the source has no such column or option, the squares asked for do not fit the autoencoder's cells,
             or there is no label to be reshaped.
         CheckpointError: the autoencoder cannot be loaded.
-        BackendError: the device or a package for this source is missing, or the device's memory does not suffice.
+        BackendError: the device or a package for this source or the teacher is missing, or the device's memory does
+            not suffice.
     """
     started = time.perf_counter()
     device = pick_device(options.device)
@@ -112,11 +124,16 @@ def prepare(options: PrepareOptions) -> PrepareReport:
         # its weights, not its name: a folder may be moved, or its content replaced
         computed_in = str(autoencoder.dtype).removeprefix("torch.")
         writer.agree({"autoencoder": f"{identity.kind} {identity.fingerprint}", "dtype": computed_in})
+        guide = chosen_teacher(options, device, teacher)
+        writer.agree_on_teacher(guide and teacher_info(guide, options))
         finished = writer.finished_sources()
         pending = _pending(source, finished, writer.rejected_stamps())
+        if guide is not None and pending:
+            # not by `info`, which -v shows only: disks fill up
+            logger.warning("%s", statement(guide, options, pending, identity.px_per_cell))
         done = (source.count or 0) - len(pending) if isinstance(pending, Sequence) else 0
         with progress("prepare", source.count, "image", done=done) as bar:
-            Encoder(options, autoencoder, writer).run(pending, bar)
+            Encoder(options, autoencoder, writer, guide).run(pending, bar)
         info = writer.finish(
             autoencoder=identity,
             scaling=scaling,

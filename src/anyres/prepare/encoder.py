@@ -13,10 +13,12 @@ from einops import rearrange
 
 from ..devices import pick_device
 from ..errors import BackendError
+from ..grid import Cells, Grid
 from ..latents.autoencoder import Autoencoder
 from ..latents.writer import DatasetWriter, Rejected, Row
+from ..networks.teacher import Teacher
 from ..progress import Bar
-from ..shapes import Float, Tensor
+from ..shapes import Float, Tensor, UInt8
 from .found import SourceImage
 from .options import PrepareOptions
 from .variants import Picture, ahead, make_pictures
@@ -37,11 +39,13 @@ class _Encoded:
         row: what the dataset will say of it.
         latent: (cells, channels) float16.
         flipped: of the mirrored picture.
+        features: the teacher's, (features, dim), and those of the mirrored picture; none without a teacher.
     """
 
     row: Row
     latent: np.ndarray
     flipped: np.ndarray
+    features: tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,12 +56,14 @@ class _Batch:
         numbers: of the pictures in their window.
         latents: (2·pictures, cells, channels) float16, the mirrored ones after the others.
         psnr: of as many of the first as were measured, in dB.
+        features: the teacher's, (pictures, features, dim), and those of the mirrored pictures; none without a teacher.
         arrived: on a GPU, when both are on the host.
     """
 
     numbers: list[int]
     latents: Tensor
     psnr: Tensor
+    features: tuple[np.ndarray, ...]
     arrived: torch.cuda.Event | None
 
 
@@ -86,10 +92,14 @@ class Encoder:
         options: of the preparation.
         autoencoder: on its device.
         writer: of the dataset.
+        teacher: whose features are stored, too, if any's.
     """
 
-    def __init__(self, options: PrepareOptions, autoencoder: Autoencoder, writer: DatasetWriter) -> None:
+    def __init__(
+        self, options: PrepareOptions, autoencoder: Autoencoder, writer: DatasetWriter, teacher: Teacher | None = None
+    ) -> None:
         self._options, self._autoencoder, self._writer = options, autoencoder, writer
+        self._teacher = teacher
         self._device = pick_device(options.device)
         self._batch_px = options.batch_px or BATCH_PX[self._device.type]
         self._window_px = WINDOW_PX[self._device.type]
@@ -128,6 +138,8 @@ class Encoder:
             part.window.append(picture)
             part.window_px += picture.row.image[0] * picture.row.image[1]
             part.bytes += 2 * 2 * channels * picture.row.cells[0] * picture.row.cells[1]
+            if self._teacher is not None:
+                part.bytes += 2 * self._teacher.bytes * self._grid(picture.row).tokens
 
     def _hand_over(
         self, behind: ThreadPoolExecutor, task: Future[None] | None, part: _Part, bar: Bar, *, last: bool
@@ -156,7 +168,7 @@ class Encoder:
             together = max(1, self._batch_px // (2 * height * width))
             for first in range(0, len(members), together):
                 numbers = members[first : first + together]
-                batch = self._begin(part, numbers, np.stack([window[number].pixels for number in numbers]))
+                batch = self._begin(part, numbers, window)
                 if waiting is not None:
                     encoded |= _finish(waiting, window)
                 waiting = batch
@@ -168,14 +180,16 @@ class Encoder:
                 part.spoilt[item.row.source] = picture.image.stamp()
         part.encoded += [encoded[number] for number in range(len(window))]
 
-    def _begin(self, part: _Part, numbers: list[int], pixels: np.ndarray) -> _Batch:
-        """Have pictures encoded; a GPU is not waited for."""
+    def _begin(self, part: _Part, numbers: list[int], window: list[Picture]) -> _Batch:
+        """Have pictures of a window encoded; a GPU is not waited for, unless a teacher looks at them too."""
+        pixels = np.stack([window[number].pixels for number in numbers])
         try:
             images = to_images(pixels, self._device)
             # the mirrored picture is encoded, not the latent mirrored: autoencoders do not commute with it
             latents = self._autoencoder.encode(torch.cat([images, images.flip(-1)])).half()
             measured = min(len(numbers), MEASURED_PER_PART - part.measured)
             psnr = self._psnr(images[:measured], latents[:measured])
+            features = self._features(pixels, self._grid(window[numbers[0]].row))
         except torch.OutOfMemoryError as error:
             raise BackendError(
                 f"{self._device} has too little memory to encode {len(numbers)} images of "
@@ -190,7 +204,20 @@ class Encoder:
         arrived = torch.cuda.Event() if on_gpu else None
         if arrived is not None:
             arrived.record(torch.cuda.current_stream(self._device))
-        return _Batch(numbers=numbers, latents=kept, psnr=psnr, arrived=arrived)
+        return _Batch(numbers=numbers, latents=kept, psnr=psnr, features=features, arrived=arrived)
+
+    def _features(self, pixels: UInt8[np.ndarray, "batch height width 3"], grid: Grid) -> tuple[np.ndarray, ...]:
+        """The teacher's features of images, and of the mirrored ones; nothing where there is no teacher."""
+        if self._teacher is None:
+            return ()
+        dtype = self._autoencoder.dtype
+        with torch.autocast(self._device.type, dtype=dtype, enabled=dtype != torch.float32):
+            # networks do not commute with mirroring either
+            return tuple(self._teacher.features(seen, grid) for seen in (pixels, pixels[:, :, ::-1].copy()))
+
+    def _grid(self, row: Row) -> Grid:
+        """A feature's squares in a picture."""
+        return Cells(*row.cells).grid(self._options.multiple_of_cells)
 
     def _psnr(
         self, images: Float[Tensor, "batch 3 height width"], latents: Float[Tensor, "batch channels high wide"]
@@ -208,7 +235,11 @@ class Encoder:
         reason = "its latent is not finite in float16"
         part.rejected += [Rejected(source=name, reason=reason, stamp=at) for name, at in sorted(part.spoilt.items())]
         self._writer.write_part(
-            [item.row for item in kept], [item.latent for item in kept], [item.flipped for item in kept], part.rejected
+            [item.row for item in kept],
+            [item.latent for item in kept],
+            [item.flipped for item in kept],
+            part.rejected,
+            [item.features for item in kept],
         )
 
 
@@ -231,5 +262,6 @@ def _finish(batch: _Batch, window: list[Picture]) -> dict[int, _Encoded]:
         row = window[number].row
         if i < len(psnr) and math.isfinite(psnr[i]):
             row = dataclasses.replace(row, psnr=psnr[i])
-        found[number] = _Encoded(row=row, latent=plain[i], flipped=mirrored[i])
+        features = tuple(array[i] for array in batch.features)
+        found[number] = _Encoded(row=row, latent=plain[i], flipped=mirrored[i], features=features)
     return found

@@ -46,6 +46,14 @@ class PrepareOptions:
     """Sides are floored to a multiple of this many cells; the patch size of the model to be trained must divide it."""
     upscale: bool = False
     """Make the square variants of images that are smaller than the square, too."""
+    teacher: str | None = None
+    """efficientnet-lite0, efficientnet-lite2, dinov2 or radio: store this network's features beside the latents, for
+    training that aligns with them (REPA); one for each square of --multiple-of-cells cells a side. RADIO's weights are
+    NVIDIA's: those not named C-RADIO are for non-commercial use only."""
+    teacher_weights: str | None = None
+    """Of radio: a folder or hub id, whose Python code is run; of dinov2: a folder."""
+    teacher_dtype: Literal["float16", "int8"] = "float16"
+    """What features are stored in; int8 takes half of the disk."""
     images_per_shard: int = 512
     """Images written together, at most: what is redone after a kill."""
     batch_px: int | None = None
@@ -81,6 +89,11 @@ class PrepareOptions:
         )
         require(
             len(set(self.variants)) == len(self.variants) > 0, f"variants {self.variants}", "at least one, each once"
+        )
+        require(
+            self.teacher is not None or self.teacher_weights is None,
+            f"teacher_weights = {self.teacher_weights!r} and no teacher",
+            "--teacher, too",
         )
         several = sorted(label for label, times in Counter(self.labels_reshaped).items() if times > 1)
         require(

@@ -7,7 +7,8 @@ from ..errors import ConfigError
 from ..model.config import NiTConfig
 from ..packing.plan import PackingConfig
 from ..sample.request import SamplingSettings
-from ..train.config import HeldOutConfig, OptimizerConfig, PicturesConfig, TrainConfig
+from ..train.config import HeldOutConfig, OptimizerConfig, PicturesConfig, TeacherConfig, TrainConfig
+from .imagenet import IMAGENET
 from .summary import DataSummary
 
 
@@ -23,7 +24,9 @@ def tutorial(data: DataSummary) -> TrainConfig:
             depth=6,
             num_heads=3,
             adaln_rank=64,  # a full modulation would be half of the parameters
+            projection=data.projection(after_block=2, hidden=384),  # a third of the depth, as the published S
         ),
+        teacher=TeacherConfig() if data.teacher else None,
         # small packs: where time is short, more steps are worth more than larger ones
         packing=PackingConfig(budget=data.fitting_budget(512, patch)),
         steps=3000,
@@ -41,7 +44,14 @@ def mini(data: DataSummary) -> TrainConfig:
     """Ten minutes on one H200: the `mini` network on a thousand pictures or a few."""
     patch = data.patch_of(16)
     return TrainConfig(
-        model=NiTConfig.preset("mini", num_classes=data.num_classes, channels=data.channels, patch_size=patch),
+        model=NiTConfig.preset(
+            "mini",
+            num_classes=data.num_classes,
+            channels=data.channels,
+            patch_size=patch,
+            projection=data.projection(after_block=3, hidden=640),  # in proportion to the published S
+        ),
+        teacher=TeacherConfig() if data.teacher else None,
         # smaller packs leave a large GPU waiting for the launches of so small a network
         packing=PackingConfig(budget=data.fitting_budget(65_536, patch)),
         steps=9000,
@@ -55,7 +65,7 @@ def mini(data: DataSummary) -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[DataSummary], TrainConfig]] = {"tutorial": tutorial, "mini": mini}
+RECIPES: dict[str, Callable[[DataSummary], TrainConfig]] = {"tutorial": tutorial, "mini": mini, **IMAGENET}
 
 
 def recipe_named(name: str) -> Callable[[DataSummary], TrainConfig]:

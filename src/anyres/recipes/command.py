@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +16,8 @@ from ..train.config import TrainConfig
 from ..train.loop import RunReport, train
 from ..train.stopping import TIME_IS_UP, seconds_of
 from .builtin import RECIPES, recipe_named
-from .summary import EXAMPLE_SUMMARY, DataSummary
+from .planning import Resources, plan
+from .summary import DataSummary, assumed_summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,14 @@ class TrainOptions:
     config: TrainConfig
 
 
-def options_parser(arguments: list[str]) -> Callable[..., TrainOptions]:
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """`anyres train --plan`: what it says."""
+
+    text: str
+
+
+def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOptions]:
     """What the command line is parsed by: a recipe's defaults depend on the data, so both are looked up first.
 
     Raises:
@@ -40,6 +48,7 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions]:
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--data", type=Path)
+    peek.add_argument("--no-repa", "--no_repa", action="store_true")
     found, _ = peek.parse_known_args(arguments)
     asks_help = any(argument in ("-h", "--help") for argument in arguments)
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
@@ -50,28 +59,58 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions]:
             fix="start with 'tutorial'",
         )
     recipe = recipe_named(name or "tutorial")
-    summary = DataSummary.of(LatentDataset.open(found.data)) if found.data and not asks_help else EXAMPLE_SUMMARY
+    summary = assumed_summary(name or "tutorial")
+    if found.data and not asks_help:
+        summary = DataSummary.of(LatentDataset.open(found.data))
+    if found.no_repa:
+        summary = replace(summary, teacher=None)
     defaults = recipe(summary)
 
     def options(
         *,
         recipe: tyro.conf.Positional[str],
-        data: Path,
-        out: Path,
+        data: Path | None = None,
+        out: Path | None = None,
+        repa: bool = True,
         device: str = "auto",
         time_limit: str | None = None,
+        plan_only: Annotated[bool, tyro.conf.arg(name="plan")] = False,
+        gpus: int = 1,
+        price_per_gpu_hour: float | None = None,
+        tokens_per_second: float | None = None,
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = defaults,
-    ) -> TrainOptions:
-        """The options.
+    ) -> TrainOptions | PlanOptions:
+        """The options; `repa` has gone into the defaults.
 
         Args:
-            recipe: A recipe: tutorial or mini.
+            recipe: A recipe: tutorial, mini, or imagenet_s, _b, _l, _xl, _xxl.
             data: A dataset, as `anyres prepare` writes it.
             out: The run's folder; an existing run is continued.
+            repa: Align with the teacher whose features the dataset holds, where it does; --no-repa does not.
             device: auto, cpu, cuda, cuda:N or mps.
             time_limit: Save and end after this time, such as 23h30m, or minutes.
+            plan_only: Say what the run would take in memory, time and money, and start nothing.
+            gpus: Of --plan: how many.
+            price_per_gpu_hour: Of --plan: the price of one of them.
+            tokens_per_second: Of --plan: the speed of one of them; otherwise what is recorded of the network, if any.
             config: The recipe's fields.
         """
+        del repa
+        if plan_only:
+            resources = Resources(gpus=gpus, price_per_gpu_hour=price_per_gpu_hour, tokens_per_second=tokens_per_second)
+            return PlanOptions(text=plan(recipe, config, summary, resources))
+        if (gpus, price_per_gpu_hour, tokens_per_second) != (1, None, None):
+            raise ConfigError(
+                "--gpus, --price-per-gpu-hour or --tokens-per-second without --plan",
+                wanted="them with --plan, which starts nothing",
+                fix="add --plan, or leave them out",
+            )
+        if data is None or out is None:
+            raise ConfigError(
+                f"no {'--data' if data is None else '--out'} was given",
+                wanted="both: anyres train RECIPE --data DATA --out RUN",
+                fix="add it, or --plan to see what the run would take",
+            )
         return TrainOptions(recipe=recipe, data=data, out=out, device=device, time_limit=time_limit, config=config)
 
     return options

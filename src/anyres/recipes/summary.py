@@ -7,7 +7,9 @@ import numpy as np
 
 from ..flow.time import TimeConfig
 from ..grid import Size
+from ..latents.features import TeacherInfo
 from ..latents.format import LatentDataset
+from ..model.config import PUBLISHED_PROJECTIONS, ProjectionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,10 @@ class DataSummary:
         px_per_cell: px a side of a cell.
         median_side: px; side of the square of the median image's area.
         largest: cells of the largest image.
+        rows: images times variants; 0 where there is no dataset.
+        cells: of all rows.
+        variants: of the images.
+        teacher: whose features are to be aligned with, if any's.
     """
 
     num_classes: int
@@ -27,6 +33,10 @@ class DataSummary:
     px_per_cell: int
     median_side: float
     largest: int
+    rows: int = 0
+    cells: int = 0
+    variants: tuple[str, ...] = ()
+    teacher: TeacherInfo | None = None
 
     @classmethod
     def of(cls, dataset: LatentDataset) -> "DataSummary":
@@ -39,7 +49,17 @@ class DataSummary:
             px_per_cell=autoencoder.px_per_cell,
             median_side=math.sqrt(float(np.median(areas))) * autoencoder.px_per_cell,
             largest=int(areas.max()),
+            rows=len(dataset),
+            cells=int(areas.sum()),
+            variants=dataset.info.variants,
+            teacher=dataset.info.teacher,
         )
+
+    def projection(self, *, after_block: int, hidden: int) -> ProjectionConfig | None:
+        """The projector to the teacher's features; none without a teacher."""
+        if self.teacher is None:
+            return None
+        return ProjectionConfig(after_block=after_block, hidden=hidden, dim=self.teacher.dim)
 
     def three_shapes(self, patch: int) -> tuple[str, ...]:
         """A square, a wide and a tall size of about the median image's area, on whole tokens; WIDTHxHEIGHT."""
@@ -65,5 +85,28 @@ class DataSummary:
         return max(wanted, -(-self.largest // patch**2 // 128) * 128)
 
 
-# what `anyres train RECIPE --help` shows defaults for, where no dataset is given
-EXAMPLE_SUMMARY = DataSummary(num_classes=10, channels=32, px_per_cell=8, median_side=256.0, largest=1024)
+# what is assumed where no dataset is given, as by --help, which then shows all fields
+EXAMPLE_SUMMARY = DataSummary(
+    num_classes=10,
+    channels=32,
+    px_per_cell=8,
+    median_side=256.0,
+    largest=1024,
+    teacher=TeacherInfo(identity="efficientnet-lite0", dim=112, cells=2, px=16, dtype="float16"),
+)
+
+
+def assumed_summary(recipe: str) -> DataSummary:
+    """What is assumed of the data of a recipe, where none are given."""
+    if not recipe.startswith("imagenet_"):
+        return EXAMPLE_SUMMARY
+    # ImageNet-1k as the published runs had it: DC-AE's latents of images of at most 2048² px, and RADIO's features
+    dim = PUBLISHED_PROJECTIONS[recipe.removeprefix("imagenet_")].dim
+    return DataSummary(
+        num_classes=1000,
+        channels=32,
+        px_per_cell=32,
+        median_side=256.0,
+        largest=64 * 64,
+        teacher=TeacherInfo(identity="radio", dim=dim, cells=1, px=16, dtype="float16"),
+    )

@@ -13,6 +13,7 @@
     stopping.py    signals, a limit of time
     folder.py      the run's folder: what is in it, and who may continue it
     metrics.py     metrics.jsonl, TensorBoard, throughput
+    tracking.py    W&B and trackio
     held_out.py    the loss on images that are never trained on
     pictures.py    samples during training, and the exported pipeline
 

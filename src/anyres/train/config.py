@@ -10,6 +10,7 @@ from ..grid import Size
 from ..model.config import NiTConfig
 from ..packing.plan import PackingConfig
 from ..sample.request import SamplingSettings
+from .tracking import TrackerName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,30 @@ class EmaConfig:
     def __post_init__(self) -> None:
         require(0 < self.width < 0.28, f"width = {self.width}", "more than 0 and less than 0.28")
         require(0 <= self.decay < 1, f"decay = {self.decay}", "in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Alignment with the teacher whose features the dataset holds: REPA (arXiv 2410.06940).
+
+    `model.projection` says after which block tokens are projected, and how.
+    """
+
+    weight: float = 0.5
+    """Weight of 1 − cos(projected, feature) in the loss."""
+    stop_after: int | None = None
+    """Steps after which the term is off; by default it stays on. Late in training it may hold a model back (arXiv
+    2505.16792)."""
+
+    def __post_init__(self) -> None:
+        require(self.weight > 0, f"weight = {self.weight}", "more than 0", "use --no-repa to train without a teacher")
+        require(
+            self.stop_after is None or self.stop_after >= 1, f"stop_after = {self.stop_after}", "at least 1, or none"
+        )
+
+    def applies(self, step: int) -> bool:
+        """Whether the term counts in a step, counted from 0."""
+        return self.stop_after is None or step < self.stop_after
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +133,8 @@ class TrainConfig:
     """How t is drawn."""
     direction_weight: float = 1.0
     """Weight of 1 − cos(v̂, v) beside the mean square."""
+    teacher: TeacherConfig | None = None
+    """Alignment with a teacher; recipes set it where the dataset holds a teacher's features."""
     label_dropout: float = 0.1
     """Probability that an image's label is replaced by the null label."""
     flip: bool = True
@@ -137,9 +164,18 @@ class TrainConfig:
     """How many checkpoints stay; older ones are removed after a newer one is whole."""
     log_every: int = 10
     """Steps between two lines of metrics."""
+    tracker: TrackerName | None = None
+    """Send metrics to W&B or trackio as well, which have to be installed and set up."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "packs_per_step", "checkpoint_every", "keep_checkpoints", "log_every"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
         require(0 <= self.label_dropout <= 1, f"label_dropout = {self.label_dropout}", "in [0, 1]")
         require(self.direction_weight >= 0, f"direction_weight = {self.direction_weight}", "0 or more")
+        require(
+            (self.teacher is None) == (self.model.projection is None),
+            f"{'no teacher' if self.teacher is None else 'a teacher'} and "
+            f"{'no projection' if self.model.projection is None else 'a projection'}",
+            "both teacher and model.projection, or neither",
+            "use --no-repa to train without a teacher",
+        )

@@ -122,6 +122,13 @@ def _check_data(root: Path, info: DatasetInfo) -> None:
             wanted="a dataset prepared with the same autoencoder",
             fix="prepare the images with that autoencoder, or start a new run with another --out",
         )
+    if old.teacher is not None and info.teacher is not None and old.teacher.identity != info.teacher.identity:
+        raise CheckpointError(
+            f"the run in {root} began with features of {old.teacher.identity}, and this dataset has those of "
+            f"{info.teacher.identity}",
+            wanted="a dataset prepared with the same teacher",
+            fix="prepare the images with that teacher, or start a new run with another --out",
+        )
     if old.labels != info.labels:
         raise CheckpointError(
             f"the run in {root} has the labels {', '.join(old.labels)}, and this dataset {', '.join(info.labels)}",

@@ -68,8 +68,8 @@ class GraphedGradient:
             packs: of one step; all of one shape.
             tokens: real tokens of the step.
         """
-        if self._graph is None:
-            self._record(packs[0])
+        if self._pack is None or (self._pack.teacher is None) != (packs[0].teacher is None):
+            self._record(packs[0])  # once more where the alignment with a teacher ends
         self._share.fill_(1 / tokens)
         if self._accumulates:
             self._model.zero_grad(set_to_none=False)
@@ -88,10 +88,14 @@ class GraphedGradient:
         self._pack.copy_(pack)
         self._graph.replay()
         return LossSums(
-            total=self._sums.total.clone(), flow=self._sums.flow.clone(), direction=self._sums.direction.clone()
+            total=self._sums.total.clone(),
+            flow=self._sums.flow.clone(),
+            direction=self._sums.direction.clone(),
+            alignment=self._sums.alignment.clone(),
         )
 
     def _record(self, pack: DrawnPack) -> None:
+        self._graph = self._sums = None  # an earlier recording's memory is free for this one
         self._pack = pack.to(self._model.device).clone()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -110,4 +114,4 @@ class GraphedGradient:
     def _once(self, pack: DrawnPack) -> LossSums:
         sums = pack_loss(self._model, pack, self._config)
         (sums.total * self._share).backward()
-        return LossSums(total=sums.total.detach(), flow=sums.flow, direction=sums.direction)
+        return LossSums(total=sums.total.detach(), flow=sums.flow, direction=sums.direction, alignment=sums.alignment)

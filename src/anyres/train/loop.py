@@ -124,6 +124,8 @@ def drawn_packs(config: TrainConfig, state: TrainState, loader: PackLoader) -> G
     def finish(pack: Pack, number: int) -> DrawnPack:
         step, of_step = divmod(number, config.packs_per_step)
         drawn = draw(pack, config, config.seed, first + step, of_step, dropout=config.label_dropout)
+        if config.teacher is not None and config.teacher.applies(first + step):
+            drawn = replace(drawn, teacher=loader.features(pack))
         return drawn.pin_memory() if pin else drawn
 
     ranks = state.team.ranks
@@ -176,6 +178,7 @@ def loaders(
             flip=flip,
             one_shape=one_shape,
             fixed=fixed_packs(dataset, rows) if config.packing.algorithm == "fixed" else None,
+            features=dataset.features() if config.teacher is not None else None,
         )
 
     training = load(~held, flip=config.flip, one_shape=one_shape)
@@ -195,4 +198,13 @@ def _check_fit(dataset: LatentDataset, config: TrainConfig) -> None:
                 f"the model has {ours} {what}, and the dataset {dataset.path} has {theirs}",
                 wanted="a model made for this dataset",
                 fix="drop the option that changed it: recipes take both from the dataset",
+            )
+    if config.teacher is not None and config.model.projection is not None:
+        seen, wanted = dataset.features().info, (config.model.projection.dim, config.model.patch_size)
+        if (seen.dim, seen.cells) != wanted:
+            raise DataError(
+                f"the model aligns tokens of {wanted[1]}x{wanted[1]} cells with features of {wanted[0]} channels, and "
+                f"the dataset {dataset.path} has those of {seen.describe()}",
+                wanted="one feature a token",
+                fix=f"prepare the images with --teacher and --multiple-of-cells {wanted[1]}, or train with --no-repa",
             )

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from .. import noise
-from ..flow.loss import direction_loss, flow_loss
+from ..flow.loss import alignment_loss, direction_loss, flow_loss
 from ..flow.path import path_named
 from ..flow.time import training_times
 from ..packing.pack import Pack, PackLayout
-from ..shapes import Bool, Float, Int, Tensor
+from ..shapes import Bool, Float, Int, Num, Tensor
 from .config import TrainConfig
 from .precision import autocast
 
@@ -26,11 +26,13 @@ class LossSums:
         total: what is minimised.
         flow: the mean-square part.
         direction: the direction part, unweighted.
+        alignment: the alignment with a teacher, unweighted; 0 without one.
     """
 
     total: Float[Tensor, ""]
     flow: Float[Tensor, ""]
     direction: Float[Tensor, ""]
+    alignment: Float[Tensor, ""]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,6 +46,7 @@ class DrawnPack:
         t: time of each row.
         labels: labels, some of them replaced by the null label.
         real: True for the tokens of images, False for padding.
+        teacher: a teacher's features of each token, where the step aligns with them.
     """
 
     layout: PackLayout
@@ -52,6 +55,7 @@ class DrawnPack:
     t: Float[Tensor, "images"]
     labels: Int[Tensor, "images"]
     real: Bool[Tensor, "tokens"]
+    teacher: Num[Tensor, "tokens features"] | None = None
 
     def to(self, device: torch.device) -> "DrawnPack":
         """The pack on the device, without waiting for it."""
@@ -75,9 +79,9 @@ class DrawnPack:
         parts = {name: change(getattr(self, name)) for name in self._parts()}
         return dataclasses.replace(self, layout=change(self.layout), **parts)
 
-    @staticmethod
-    def _parts() -> tuple[str, ...]:
-        return ("latents", "noise", "t", "labels", "real")
+    def _parts(self) -> tuple[str, ...]:
+        always = ("latents", "noise", "t", "labels", "real")
+        return always if self.teacher is None else (*always, "teacher")
 
 
 def draw(pack: Pack, config: TrainConfig, *address: noise.Address, dropout: float) -> DrawnPack:
@@ -101,8 +105,23 @@ def draw(pack: Pack, config: TrainConfig, *address: noise.Address, dropout: floa
     return DrawnPack(layout=layout, latents=pack.latents, noise=epsilon, t=t, labels=labels, real=layout.is_real())
 
 
-def pack_loss(model: nn.Module, pack: DrawnPack, config: TrainConfig) -> LossSums:
-    """The losses of a pack, summed over its real tokens; everything on the model's device.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenLosses:
+    """Losses of each token; zero in padding.
+
+    Attributes:
+        flow: the mean-square part.
+        direction: the direction part, unweighted.
+        alignment: the alignment with a teacher, unweighted; None where the pack carries no features.
+    """
+
+    flow: Float[Tensor, "tokens"]
+    direction: Float[Tensor, "tokens"]
+    alignment: Float[Tensor, "tokens"] | None
+
+
+def token_losses(model: nn.Module, pack: DrawnPack, config: TrainConfig) -> TokenLosses:
+    """The losses of a pack's tokens; everything on the model's device.
 
     Args:
         model: the network, or what exchanges its gradients around it.
@@ -112,7 +131,31 @@ def pack_loss(model: nn.Module, pack: DrawnPack, config: TrainConfig) -> LossSum
     layout = pack.layout
     point = path_named(config.path).sample(pack.latents, pack.noise, pack.t[layout.image_index])
     with autocast(config, layout.device):
-        velocity = model(point.x_t, pack.t, pack.labels, layout)
-    flow = (flow_loss(velocity, point.velocity) * pack.real).sum()
-    direction = (direction_loss(velocity, point.velocity, config.model.patch_size**2) * pack.real).sum()
-    return LossSums(total=flow + config.direction_weight * direction, flow=flow.detach(), direction=direction.detach())
+        if pack.teacher is None:
+            velocity, projection = model(point.x_t, pack.t, pack.labels, layout), None
+        else:
+            predicted = model(point.x_t, pack.t, pack.labels, layout, projection=True)
+            velocity, projection = predicted.velocity, predicted.projection
+    alignment = None
+    if projection is not None and pack.teacher is not None:
+        alignment = alignment_loss(projection, pack.teacher) * pack.real
+    return TokenLosses(
+        flow=flow_loss(velocity, point.velocity) * pack.real,
+        direction=direction_loss(velocity, point.velocity, config.model.patch_size**2) * pack.real,
+        alignment=alignment,
+    )
+
+
+def pack_loss(model: nn.Module, pack: DrawnPack, config: TrainConfig) -> LossSums:
+    """The losses of a pack, summed over its real tokens.
+
+    The alignment counts where the pack carries a teacher's features.
+    """
+    found = token_losses(model, pack, config)
+    flow, direction = found.flow.sum(), found.direction.sum()
+    total, alignment = flow + config.direction_weight * direction, torch.zeros_like(flow)
+    if found.alignment is not None:
+        assert config.teacher is not None, "features without a teacher"  # noqa: S101
+        alignment = found.alignment.sum()
+        total = total + config.teacher.weight * alignment
+    return LossSums(total=total, flow=flow.detach(), direction=direction.detach(), alignment=alignment.detach())

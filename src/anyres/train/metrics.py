@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..files import replacing, writing
+from .tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +33,17 @@ def peak_flops(device_name: str) -> float | None:
 
 
 class Metrics:
-    """Writes each record to `metrics.jsonl` and, where TensorBoard is installed, to its events.
+    """Writes each record to `metrics.jsonl`, where TensorBoard is installed to its events, and to a tracker if any.
 
     Args:
         path: the file.
         step: the step that the run starts or resumes at; later records of an interrupted run are dropped, since they
             will come again.
+        tracker: where they are sent as well; closed with this.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self._path = path
+    def __init__(self, path: Path, step: int, tracker: Tracker | None = None) -> None:
+        self._path, self._tracker = path, tracker
         self._keep_until(step)
         with writing(path):
             self._file = path.open("a", encoding="utf-8")
@@ -56,12 +58,16 @@ class Metrics:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._board.add_scalar(f"{kind}/{name}", value, step)
+        if self._tracker is not None:
+            self._tracker.write(kind, step, values)
 
     def close(self) -> None:
         """Finish both."""
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def _keep_until(self, step: int) -> None:
         if not self._path.is_file():

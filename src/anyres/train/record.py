@@ -19,6 +19,7 @@ from .pictures import draw_pictures, pipeline_of
 from .precision import in_bfloat16
 from .state import Progress, TrainState
 from .step import StepOutcome
+from .tracking import Tracker
 
 
 class Guard:
@@ -81,7 +82,7 @@ class Recorder:
         self._folder, self._checkpoints, self._config, self._dataset = folder, checkpoints, config, dataset
         self._state, self._held_out = state, held_out
         self._device = state.model.device
-        self._metrics = Metrics(folder.metrics, state.progress.step) if state.team.leads else None
+        self._metrics = _metrics(folder, config, state) if state.team.leads else None
         peak = peak_flops(device_name(self._device)) if in_bfloat16(config, self._device) else None
         self._throughput = Throughput(peak and peak * state.team.size)
         self._figures: dict[str, Any] = {}
@@ -132,6 +133,7 @@ class Recorder:
             "loss": float(loss.total),
             "loss_flow": float(loss.flow),
             "loss_direction": float(loss.direction),
+            **({"loss_alignment": float(loss.alignment)} if self._aligned(progress.step) else {}),
             "gradient_norm": float(outcome.gradient_norm),
         }
         rates = self._throughput.read(self._device)
@@ -145,13 +147,21 @@ class Recorder:
         if "mfu" in rates:
             self._figures["MFU"] = f"{rates['mfu']:.1%}"
 
+    def _aligned(self, step: int) -> bool:
+        """Whether the step that led here aligned with a teacher."""
+        teacher = self._config.teacher
+        return teacher is not None and teacher.applies(step - 1)
+
     def _apart(self, *, held_out: bool, pictures: bool, save: bool) -> None:
         """What is not training, and does not count in its throughput."""
         step = self._state.progress.step
         if held_out and self._held_out is not None:
             result = held_out_loss(self._state, self._held_out, self._config)
             if self._metrics is not None:
-                self._metrics.write("held_out", step, loss=result.loss, loss_flow=result.flow, images=result.images)
+                groups = {f"loss_flow_{name}": value for name, value in result.groups.items()}
+                self._metrics.write(
+                    "held_out", step, loss=result.loss, loss_flow=result.flow, images=result.images, **groups
+                )
             self._figures["held-out"] = f"{result.loss:.4f}"
         if pictures:
             pipe = self._pipeline()
@@ -178,3 +188,8 @@ class Recorder:
         if self._autoencoder is None:  # not before the first pictures: it may be large
             self._autoencoder = self._dataset.autoencoder().to(self._device)
         return pipeline_of(average, self._dataset, self._autoencoder, self._config, self._folder.root.name)
+
+
+def _metrics(folder: RunFolder, config: TrainConfig, state: TrainState) -> Metrics:
+    tracker = Tracker(config.tracker, folder.root, config) if config.tracker is not None else None
+    return Metrics(folder.metrics, state.progress.step, tracker)

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from anyres import noise
 from anyres.errors import CheckpointError, ConfigError, DataError
-from anyres.evaluate import inception
-from anyres.evaluate.features import FeatureNetwork, Features, load_network
-from anyres.evaluate.inception import FidInception, Inception, resize_like_tensorflow
+from anyres.networks import inception
+from anyres.networks.features import FeatureNetwork, Features, load_network
+from anyres.networks.inception import FidInception, Inception, resize_like_tensorflow
 
 CPU = torch.device("cpu")
 FILE = "pt_inception-2015-12-05-6726825d.pth"

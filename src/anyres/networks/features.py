@@ -32,18 +32,32 @@ class Features:
 
 
 @runtime_checkable
-class FeatureNetwork(Protocol):
-    """Images → features."""
+class MapNetwork(Protocol):
+    """Images → a map of features: what a teacher is made of."""
 
     @property
     def name(self) -> str:
-        """How metrics name it."""
+        """How metrics and messages name it."""
         ...
 
     @property
     def identity(self) -> str:
         """The name with a hash of the weights."""
         ...
+
+    @property
+    def map_px(self) -> int:
+        """Px of an image that a position of `maps` stands for."""
+        ...
+
+    def maps(self, images: Tensor) -> Tensor:
+        """(images, 3, height, width) uint8 → (images, channels, rows, columns), images at their own size."""
+        ...
+
+
+@runtime_checkable
+class FeatureNetwork(MapNetwork, Protocol):
+    """Images → features."""
 
     @property
     def protocol(self) -> str:
@@ -55,17 +69,8 @@ class FeatureNetwork(Protocol):
         """Number of pooled features."""
         ...
 
-    @property
-    def map_px(self) -> int:
-        """Px of an image that a position of `maps` stands for."""
-        ...
-
     def __call__(self, images: Tensor) -> Features:
         """(images, 3, height, width) uint8, on any device → features on the network's."""
-        ...
-
-    def maps(self, images: Tensor) -> Tensor:
-        """(images, 3, height, width) uint8 → (images, channels, rows, columns), images at their own size."""
         ...
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyres.errors import BackendError, ConfigError
-from anyres.evaluate.features import FeatureNetwork, identity_of, load_network
-from anyres.evaluate.lite import EfficientNetLite
 from anyres.grid import Size
+from anyres.networks.features import FeatureNetwork, identity_of, load_network
+from anyres.networks.lite import EfficientNetLite
 from tests.made import picture
 
 CPU = torch.device("cpu")

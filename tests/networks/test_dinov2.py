@@ -10,9 +10,9 @@ from PIL import Image
 
 from anyres import noise
 from anyres.errors import BackendError, CheckpointError, ConfigError, DataError
-from anyres.evaluate.dinov2 import MEAN, SPREAD, DinoV2
-from anyres.evaluate.features import FeatureNetwork, load_network
 from anyres.grid import Size
+from anyres.networks.dinov2 import MEAN, SPREAD, DinoV2
+from anyres.networks.features import FeatureNetwork, load_network
 from tests.made import picture
 
 transformers = pytest.importorskip("transformers")

@@ -1,0 +1,58 @@
+"""Speeds of training that were measured, by which `anyres train --plan` tells how long a run takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..model.config import NiTConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A run whose speed was measured, on one device.
+
+    Attributes:
+        network: the preset.
+        device: its name.
+        tokens_per_second: real tokens of whole steps.
+        peak_gib: memory at most, everything included.
+        budget: tokens of a pack.
+        source: where it is recorded.
+    """
+
+    network: str
+    device: str
+    tokens_per_second: float
+    peak_gib: float
+    budget: int
+    source: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens_per_second:,.0f} tokens/s on one {self.device} with packs of {self.budget:,} tokens, "
+            f"{self.peak_gib} GiB at most ({self.source})"
+        )
+
+
+MEASURED: tuple[Measured, ...] = (
+    Measured(
+        network="mini",
+        device="NVIDIA H200",
+        tokens_per_second=900_000,
+        peak_gib=9.3,
+        budget=65_536,
+        source="docs/LOG.md, 2026-11-24: the model in the box",
+    ),
+)
+
+
+def fitting(model: NiTConfig, records: Sequence[Measured] = MEASURED) -> list[Measured]:
+    """Those of a network of the same depth, width, heads, MLP and modulation, whatever its channels and classes."""
+    return [record for record in records if _shape(model) == _shape(_preset(record.network))]
+
+
+def _preset(name: str) -> NiTConfig:
+    return NiTConfig.preset(name, num_classes=1)
+
+
+def _shape(model: NiTConfig) -> tuple:
+    return (model.depth, model.hidden_size, model.num_heads, model.mlp_ratio, model.qk_norm, model.adaln_rank)

@@ -1,0 +1,167 @@
+"""`anyres train --plan`: what a run will take, before anything starts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..config import require
+from ..model.nit import NiT
+from ..tables import aligned
+from ..train.config import TrainConfig
+from .imagenet import VARIANTS
+from .measured import MEASURED, Measured, fitting
+from .summary import DataSummary
+
+# bytes of each parameter, all in float32
+STATE_BYTES = {"weights": 4, "gradient": 4, "AdamW's moments": 8, "average": 4}
+CHECKPOINT_BYTES = 16  # all but the gradient
+HOURS_A_DAY = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a run is planned for.
+
+    Attributes:
+        gpus: how many.
+        price_per_gpu_hour: of one of them, in any currency.
+        tokens_per_second: of one of them, where it was measured.
+    """
+
+    gpus: int = 1
+    price_per_gpu_hour: float | None = None
+    tokens_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.gpus >= 1, f"gpus = {self.gpus}", "at least 1")
+        for name in ("price_per_gpu_hour", "tokens_per_second"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name} = {value}", "more than 0")
+
+
+def plan(
+    name: str,
+    config: TrainConfig,
+    data: DataSummary,
+    resources: Resources,
+    records: Sequence[Measured] = MEASURED,
+) -> str:
+    """A table of a run's size, memory, disk, time and cost.
+
+    Args:
+        name: of the recipe.
+        config: the run's.
+        data: what it is trained on; without rows, what is assumed of it.
+        resources: the GPUs.
+        records: measured speeds; where none fits, that is said.
+
+    Raises:
+        ConfigError: the step's packs cannot be dealt to so many GPUs.
+    """
+    require(
+        config.packs_per_step % resources.gpus == 0,
+        f"{resources.gpus} GPUs for {config.packs_per_step} packs a step",
+        "a number that divides the packs of a step",
+        "change --gpus or --packs-per-step",
+    )
+    fits = fitting(config.model, records)
+    tokens = config.steps * _tokens_a_step(config, data)
+    return aligned(
+        [
+            *_size(name, config, data),
+            *_data(name, config, data),
+            *_memory(config, fits),
+            *_time(tokens, fits, resources),
+        ]
+    )
+
+
+Line = tuple[str, str]
+
+
+def _size(name: str, config: TrainConfig, data: DataSummary) -> Iterator[Line]:
+    parameters, projector = _parameters(config)
+    extra = f", and {projector / 1e6:,.1f}M of the projector while training" if projector else ""
+    yield "recipe", f"{name}: {parameters / 1e6:,.1f}M parameters{extra}"
+    step = _tokens_a_step(config, data)
+    yield "step", f"{step:,} tokens at most: {config.packs_per_step} packs of {step // config.packs_per_step:,}"
+    yield "run", f"{config.steps:,} steps, {config.steps * step / 1e9:,.1f} billion tokens"
+
+
+def _data(name: str, config: TrainConfig, data: DataSummary) -> Iterator[Line]:
+    if data.rows:
+        tokens = _tokens(config, data)
+        epochs = config.steps * _tokens_a_step(config, data) / tokens
+        yield (
+            "data",
+            f"{data.rows:,} rows ({', '.join(data.variants)}) of {tokens:,} tokens: about {epochs:,.1f} epochs",
+        )
+    else:
+        assumed = f"{data.num_classes:,} labels, {data.channels} channels and {data.px_per_cell} px a cell"
+        yield "data", f"none given: as if of {assumed}"
+    missing = [variant for variant in VARIANTS if variant not in data.variants]
+    if data.rows and name.startswith("imagenet_") and missing:
+        yield "", f"not as published: without {', '.join(missing)}"
+    if config.teacher is not None and data.teacher is not None:
+        until = f" until step {config.teacher.stop_after:,}" if config.teacher.stop_after else ""
+        yield "teacher", f"{data.teacher.describe()}; weight {config.teacher.weight:g}{until}"
+    else:
+        yield "teacher", "none"
+
+
+def _tokens(config: TrainConfig, data: DataSummary) -> int:
+    """Of the dataset."""
+    return data.cells // config.model.patch_size**2
+
+
+def _tokens_a_step(config: TrainConfig, data: DataSummary) -> int:
+    """At most; a small dataset does not fill a pack."""
+    budget = config.packing.budget
+    return config.packs_per_step * (min(budget, _tokens(config, data)) if data.rows else budget)
+
+
+def _memory(config: TrainConfig, fits: Sequence[Measured]) -> Iterator[Line]:
+    count = sum(_parameters(config))
+    state = count * sum(STATE_BYTES.values()) / 2**30
+    yield "memory", f"{state:,.1f} GiB for {', '.join(STATE_BYTES)}, on each GPU that holds them whole"
+    for record in fits:
+        yield "", f"measured, activations included: {record.peak_gib} GiB with packs of {record.budget:,} tokens"
+    if not fits:
+        yield "", "activations come on top: not measured for this network"
+    saved = count * CHECKPOINT_BYTES / 2**30
+    # an old one is removed after the new one is whole
+    yield "disk", f"{saved:,.1f} GiB a checkpoint, {config.keep_checkpoints + 1} of them for a moment"
+
+
+def _time(tokens: int, fits: Sequence[Measured], resources: Resources) -> Iterator[Line]:
+    given = resources.tokens_per_second
+    speeds = (
+        [(given, f"{given:,.0f} tokens/s a GPU, as given")] if given else [(r.tokens_per_second, str(r)) for r in fits]
+    )
+    for speed, said in speeds:
+        hours = tokens / speed / resources.gpus / 3600
+        yield "speed", said
+        gpus = "one GPU" if resources.gpus == 1 else f"{resources.gpus} GPUs, were they {resources.gpus} times as fast"
+        yield "time", f"{_duration(hours)} on {gpus}"
+        if resources.price_per_gpu_hour is not None:
+            price = resources.price_per_gpu_hour
+            cost = hours * resources.gpus * price
+            yield "cost", f"{cost:,.0f} for {hours * resources.gpus:,.1f} GPU-hours at {price:g} each"
+    if not speeds:
+        yield "speed", "not known: no measurement of this network is recorded"
+        yield "time", "not known; pass --tokens-per-second, such as a short run's metrics.jsonl has"
+        if resources.price_per_gpu_hour is not None:
+            yield "cost", "not known"
+
+
+def _duration(hours: float) -> str:
+    return f"{hours / HOURS_A_DAY:,.1f} days" if hours >= 2 * HOURS_A_DAY else f"{hours:,.1f} hours"
+
+
+def _parameters(config: TrainConfig) -> tuple[int, int]:
+    """Parameters without and of the projector."""
+    with torch.device("meta"):
+        model = NiT(config.model)
+    projector = sum(p.numel() for p in model.projector.parameters()) if model.projector is not None else 0
+    return sum(p.numel() for p in model.parameters()) - projector, projector
