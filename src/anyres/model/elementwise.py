@@ -9,6 +9,7 @@ Shape letters: T tokens of the pack, I rows of per-image tensors, D width, H hea
 import functools
 import importlib.util
 import logging
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -138,14 +139,10 @@ def pick_kernels(kernels: str, device: torch.device) -> str:
 
 
 def _missing(device: torch.device) -> str | None:
-    """What Triton lacks here, in words, or None."""
-    if importlib.util.find_spec("triton") is None:
-        return "the triton package"
-    from triton import knobs  # pyright: ignore[reportMissingImports]
-
-    if device.type != "cuda" and not knobs.runtime.interpret:
+    """What Triton lacks here, in words, or None; Triton itself is imported only where it is used."""
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"a CUDA device, and this is {device.type}"
-    return None
+    return "the triton package" if importlib.util.find_spec("triton") is None else None
 
 
 @functools.cache
