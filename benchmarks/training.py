@@ -107,7 +107,8 @@ def made_pack(grids: list[Grid], config: TrainConfig, device: torch.device) -> D
     latents[: layout.tokens] = noise.normal((layout.tokens, config.model.token_values), SEED, "latents")
     labels = torch.zeros(layout.shape.images, dtype=torch.int64)
     labels[: len(grids)] = torch.arange(len(grids)) % CLASSES
-    pack = Pack(layout=layout, latents=latents, labels=labels, indices=tuple(range(len(grids))))
+    numbers = tuple(range(len(grids)))
+    pack = Pack(layout=layout, latents=latents, labels=labels, indices=numbers, flipped=(False,) * len(grids))
     drawn = draw(pack, config, SEED, "step", dropout=0.0)
     drawn.t[: len(grids)] = first_times(len(grids))
     return drawn.pin_memory() if device.type == "cuda" else drawn
