@@ -72,9 +72,14 @@ def _run(arguments: list[str]) -> int:
     # torch's OpenMP threads wait for each other by spinning, by default so long that two programs on one CPU slow each
     # other down ninefold; read when torch is imported
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # at its end Python looks for garbage once more, among all that the libraries have made: most of a second
-    atexit.register(gc.freeze)
+    atexit.register(_spare_collection)
     return reporting_errors(f"anyres {command}", lambda: _command(command)(rest))
+
+
+def _spare_collection() -> None:
+    """At its end Python looks for garbage once more, among all that the libraries have made: most of a second."""
+    if "triton" not in sys.modules:  # whose bindings would call what is left a leak, on stderr
+        gc.freeze()
 
 
 def reporting_errors(name: str, work: Callable[[], int]) -> int:

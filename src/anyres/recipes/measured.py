@@ -42,6 +42,14 @@ MEASURED: tuple[Measured, ...] = (
         budget=65_536,
         source="docs/LOG.md, 2026-11-24: the model in the box",
     ),
+    Measured(
+        network="xl",
+        device="NVIDIA H100 80GB HBM3",
+        tokens_per_second=137_600,
+        peak_gib=26.4,
+        budget=16_384,
+        source="benchmarks/results/training_ours.json, without a teacher",
+    ),
 )
 
 
