@@ -38,12 +38,13 @@ def test_a_cpu_records_nothing() -> None:
 
 
 @pytest.mark.usefixtures("able")
-def test_the_second_pass_of_a_shape_is_recorded_and_then_kept() -> None:
-    model, recordings = random_model(small_config()), Recordings()
-    first, second, third = (recordings.find(model, layout(), LABELS, None) for _ in range(3))
-    assert first is None
+def test_the_second_pack_of_a_shape_is_recorded_and_then_kept() -> None:
+    model, recordings, first = random_model(small_config()), Recordings(), layout()
+    assert [recordings.find(model, first, LABELS, None) for _ in range(3)] == [None] * 3
+    second, third = (recordings.find(model, layout(), LABELS, None) for _ in range(2))
     assert second is not None
     assert third is second
+    assert recordings.find(model, first, LABELS, None) is second
 
 
 @pytest.mark.usefixtures("able")

@@ -68,27 +68,27 @@ class Recordings:
     """The recordings of a pipeline's networks, the last used ones."""
 
     def __init__(self) -> None:
-        self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
+        # a recording, or the first pack of a shape that has had one only
+        self._recordings: OrderedDict[Hashable, Recording | PackLayout] = OrderedDict()
 
     def find(
         self, model: NiT, layout: PackLayout, labels: Int[Tensor, "images"], scaling: RotaryScaling | None
     ) -> Recording | None:
-        """The recording for a pack, made at the second call for its shape; None where the pass is to be run itself.
+        """The recording for a pack, made for the second pack of a shape; None where the pass is to be run as it is.
 
-        The first pass of a shape runs as it is: it compiles kernels, and it may be the only one.
+        Recording takes as long as a few passes, so a shape that comes once, however many its steps, is not worth it.
         """
         if not records(model):
             return None
         # weights that are replaced, not overwritten, are another network's
         key = (id(model), model.patch_embedding.weight.data_ptr(), layout.shape, scaling)
-        known = key in self._recordings
-        found = self._recordings.pop(key, None)
-        if known and found is None:
+        found = self._recordings.pop(key, layout)
+        if isinstance(found, PackLayout) and found is not layout:
             found = Recording(model, layout, labels, scaling)
         self._recordings[key] = found
         while len(self._recordings) > KEPT:
             self._recordings.popitem(last=False)
-        return found
+        return found if isinstance(found, Recording) else None
 
 
 def records(model: NiT) -> bool:
