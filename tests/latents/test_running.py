@@ -102,9 +102,13 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     torch.compiler.reset()
 
 
+# nothing is compiled inside what forbids float64, a dispatch mode
+compiling = pytest.mark.float64
+
 SIZES = [(3, 8, 8), (2, 8, 8), (2, 9, 8), (5, 16, 12), (2, 40, 7), (4, 13, 13), (2, 64, 33)]  # images, cells
 
 
+@compiling
 @pytest.mark.parametrize("make", [tiny_dc, attentive_dc, tiny_kl])
 def test_one_compilation_for_all_sizes(make: Callable[[], Any], graphs: list[Any]) -> None:
     torch.manual_seed(0)
@@ -124,6 +128,7 @@ def test_one_compilation_for_all_sizes(make: Callable[[], Any], graphs: list[Any
     assert len(graphs) == 3, "one more for images that come alone"
 
 
+@compiling
 def test_compilations_are_bounded(graphs: list[Any]) -> None:
     ours = made(attentive_dc()).to(CPU, torch.bfloat16)
     for number in (1, 2):
@@ -133,6 +138,7 @@ def test_compilations_are_bounded(graphs: list[Any]) -> None:
     assert len(graphs) <= 8
 
 
+@compiling
 def test_compiled_once_it_has_been_used_enough(graphs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(running.COMPILE_AFTER_PX, "cpu", 3 * 32 * 32)
     ours = made(tiny_dc()).to(CPU, torch.bfloat16)
