@@ -113,6 +113,7 @@ def test_an_npz_is_a_folder(real, tmp_path):
     assert (one.made.kind, other.made.kind) == ("folder", "npz")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("colours")
 def test_a_model_is_sampled_on_the_spot_and_continues(real, model, tmp_path, monkeypatch):
     options = {"max_side": 32, "count": 18, "trained_side": 32}
@@ -133,6 +134,7 @@ def test_a_model_is_sampled_on_the_spot_and_continues(real, model, tmp_path, mon
     assert {group.images for group in balanced.by_label} == {4}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("colours")
 def test_the_headline_changes_with_the_number_of_images(real, tmp_path, monkeypatch):
     for module in (figures, sets, evaluation):
@@ -220,6 +222,7 @@ def test_a_saved_reference_serves_again_and_only_by_its_own_protocol(real, model
     assert {Image.open(path).size for path in (tmp_path / "sampled" / "samples").glob("*.png")} == {(32, 32)}
 
 
+@pytest.mark.slow
 def test_the_packaged_network_measures_from_the_command_line(real, tmp_path, capsys):
     made = folder(tmp_path / "made", 4, first=500)
     command = ["evaluate", str(made), "--reference", str(real), "--out", str(tmp_path / "out"), "--device", "cpu"]

@@ -116,6 +116,7 @@ def check_heads(heads: int, dim: int, normed: bool, layout: PackLayout, device: 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [None, 4])
 def test_a_network_is_the_same_with_kernels(rank: int | None) -> None:
     config = NiTConfig(channels=4, hidden_size=24, depth=2, num_heads=2, num_classes=3, adaln_rank=rank)

@@ -80,6 +80,7 @@ def test_variants_of_an_image_are_held_out_together(made, tmp_path):
     assert all(len(sides) == 1 for sides in by_image.values())
 
 
+@pytest.mark.slow
 def test_killed_before_each_change_of_the_disk(mine, tmp_path):
     mine.latent(4).write_bytes(b"damage")
     options = mine.options(tmp_path / "undisturbed", packs=write_packs(tmp_path, [[0, 5], [7, 2]]))

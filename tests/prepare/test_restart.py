@@ -36,6 +36,7 @@ def undisturbed(images):
     return contents(images.parent / "undisturbed")
 
 
+@pytest.mark.slow
 def test_killed_before_each_change_of_the_disk(images, undisturbed, tmp_path):
     instant = 0
     while True:
