@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 
 from ..config import require
-from ..errors import DataError
 from ..shapes import Int, Num, Tensor
-from .shards import FEATURES, Shard, map_shard
+from .shards import FEATURES, MappedRows
 
 FEATURE_SHARD = "teacher-{:05d}.safetensors"
 
@@ -68,35 +67,21 @@ class TeacherFeatures:
         shards: Int[np.ndarray, "rows"],
         offsets: Int[np.ndarray, "rows"],
     ) -> None:
-        self.info, self._folder, self._shards = info, folder, shards
+        self.info = info
         area = info.cells**2  # every image before a row is made of whole squares
-        self._lengths, self._offsets = cells.prod(axis=1, dtype=np.int64) // area, offsets // area
-        self._maps: dict[int, Shard] = {}
-        self._check()
+        lengths = cells.prod(axis=1, dtype=np.int64) // area
+        self._rows = MappedRows(
+            folder,
+            FEATURE_SHARD,
+            shards,
+            offsets // area,
+            lengths,
+            channels=info.dim,
+            what=FEATURES,
+            dtype=info.dtype,
+        )
+        self._rows.check(np.add, lengths, "features")
 
     def read(self, index: int, *, flipped: bool = False) -> Num[Tensor, "features dim"]:
         """A row's features in row-major order, as they are stored."""
-        shard = self._shard(int(self._shards[index]))
-        start, length = int(self._offsets[index]), int(self._lengths[index])
-        # a copy: the map is the file's
-        return (shard.flipped if flipped else shard.plain)[start : start + length].clone()
-
-    def _shard(self, number: int) -> Shard:
-        # two threads may both map a shard; either map serves
-        if number not in self._maps:
-            path = self._folder / FEATURE_SHARD.format(number)
-            self._maps[number] = map_shard(path, self.info.dim, FEATURES, self.info.dtype)
-        return self._maps[number]
-
-    def _check(self) -> None:
-        numbers, which = np.unique(self._shards, return_inverse=True)
-        wanted = np.zeros(len(numbers), dtype=np.int64)
-        np.add.at(wanted, which, self._lengths)
-        for number, wants in zip(numbers.tolist(), wanted.tolist(), strict=True):
-            has = len(self._shard(number).plain)
-            if has != wants:
-                raise DataError(
-                    f"{self._folder / FEATURE_SHARD.format(number)} has {has} features, and the manifest wants {wants}",
-                    wanted="files of one preparation",
-                    fix="run anyres prepare again into a new folder",
-                )
+        return self._rows.read(index, flipped=flipped)

@@ -25,7 +25,7 @@ from ..shapes import Float, Tensor
 from .autoencoder import Autoencoder, AutoencoderIdentity, LatentScaling
 from .features import TeacherFeatures, TeacherInfo
 from .loading import load_autoencoder
-from .shards import Shard, map_shard
+from .shards import MappedRows
 
 FORMAT_VERSION = 1
 INFO, MANIFEST_FILE, REJECTED, AUTOENCODER = "dataset.json", "manifest.parquet", "rejected.csv", "autoencoder"
@@ -113,7 +113,14 @@ class LatentDataset:
         self.original_px = np.stack([self._numbers("original_height"), self._numbers("original_width")], axis=1)
         self._shards, self._offsets = self._numbers("shard"), self._numbers("cell_offset")
         self._text: dict[str, tuple[str, ...]] = {}
-        self._maps: dict[int, Shard] = {}
+        self._rows = MappedRows(
+            path,
+            SHARD,
+            self._shards,
+            self._offsets,
+            self.cells.prod(axis=1, dtype=np.int64),
+            channels=info.autoencoder.channels,
+        )
         self._features: TeacherFeatures | None = None
 
     @classmethod
@@ -137,7 +144,8 @@ class LatentDataset:
                 fix="run anyres prepare again on the same folder",
             )
         dataset = cls(path, info, table)
-        dataset._check_shards()
+        ends = dataset._offsets + dataset.cells.prod(axis=1, dtype=np.int64)
+        dataset._rows.check(np.maximum, ends, "cells")
         return dataset
 
     def __len__(self) -> int:
@@ -174,10 +182,7 @@ class LatentDataset:
 
     def read_raw(self, index: int, *, flipped: bool = False) -> Float[Tensor, "cells channels"]:
         """A row's latent as it is stored, float16, as the autoencoder gave it."""
-        shard = self._shard(int(self._shards[index]))
-        start = int(self._offsets[index])
-        # a copy: the map is the file's
-        return (shard.flipped if flipped else shard.plain)[start : start + int(self.cells[index].prod())].clone()
+        return self._rows.read(index, flipped=flipped)
 
     @property
     def scaling(self) -> LatentScaling:
@@ -255,26 +260,6 @@ class LatentDataset:
         if column not in self._text:
             self._text[column] = tuple(self._table.column(column).to_pylist())
         return self._text[column]
-
-    def _shard(self, number: int) -> Shard:
-        # two threads may both map a shard; either map serves
-        if number not in self._maps:
-            path = self.path / SHARD.format(number)
-            self._maps[number] = map_shard(path, self.info.autoencoder.channels)
-        return self._maps[number]
-
-    def _check_shards(self) -> None:
-        numbers, which = np.unique(self._shards, return_inverse=True)
-        wanted = np.zeros(len(numbers), dtype=np.int64)
-        np.maximum.at(wanted, which, self._offsets + self.cells.prod(axis=1, dtype=np.int64))
-        for number, wants in zip(numbers.tolist(), wanted.tolist(), strict=True):
-            has = len(self._shard(number).plain)
-            if has != wants:
-                raise DataError(
-                    f"{self.path / SHARD.format(number)} has {has} cells, and the manifest wants {wants}",
-                    wanted="files of one preparation",
-                    fix="run anyres prepare again into a new folder",
-                )
 
 
 def read_table(path: Path, what: str, *, fix: str) -> Any:

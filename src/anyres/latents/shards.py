@@ -16,7 +16,7 @@ import torch
 
 from ..errors import DataError
 from ..files import replacing
-from ..shapes import Num, Tensor
+from ..shapes import Int, Num, Tensor
 
 LATENTS, FEATURES = "latents", "features"  # what a shard holds; the mirrored images' are named so, and "_flipped"
 TYPES = {"float16": ("F16", torch.float16), "int8": ("I8", torch.int8)}  # safetensors' names for them, and torch's
@@ -87,6 +87,70 @@ def map_shard(path: Path, channels: int, what: str = LATENTS, dtype: str = "floa
         wanted="the whole file that anyres prepare wrote",
         fix="restore it from a copy, or prepare the images again into a new folder",
     )
+
+
+class MappedRows:
+    """The arrays of images in a folder's shards, each shard mapped when it is first read.
+
+    Args:
+        folder: with the shards.
+        name: of a shard, with its number to be put in.
+        shards: of each image, the shard's number.
+        offsets: of each image, the first of its rows in the shard.
+        lengths: of each image, its rows.
+        channels: that a row has.
+        what: the shards hold.
+        dtype: of `TYPES`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        shards: Int[np.ndarray, "images"],
+        offsets: Int[np.ndarray, "images"],
+        lengths: Int[np.ndarray, "images"],
+        *,
+        channels: int,
+        what: str = LATENTS,
+        dtype: str = "float16",
+    ) -> None:
+        self._folder, self._name = folder, name
+        self._shards, self._offsets, self._lengths = shards, offsets, lengths
+        self._channels, self._what, self._dtype = channels, what, dtype
+        self._maps: dict[int, Shard] = {}
+
+    def read(self, index: int, *, flipped: bool = False) -> Num[Tensor, "rows channels"]:
+        """An image's rows, as they are stored."""
+        shard = self._shard(int(self._shards[index]))
+        start, length = int(self._offsets[index]), int(self._lengths[index])
+        # a copy: the map is the file's
+        return (shard.flipped if flipped else shard.plain)[start : start + length].clone()
+
+    def check(self, gathered: np.ufunc, rows: Int[np.ndarray, "images"], unit: str) -> None:
+        """Map every shard, and compare its length with what its images' values of `rows` give, gathered.
+
+        Raises:
+            DataError: a shard is missing, damaged or of another length.
+        """
+        numbers, which = np.unique(self._shards, return_inverse=True)
+        wanted = np.zeros(len(numbers), dtype=np.int64)
+        gathered.at(wanted, which, rows)
+        for number, wants in zip(numbers.tolist(), wanted.tolist(), strict=True):
+            has = len(self._shard(number).plain)
+            if has != wants:
+                raise DataError(
+                    f"{self._folder / self._name.format(number)} has {has} {unit}, and the manifest wants {wants}",
+                    wanted="files of one preparation",
+                    fix="run anyres prepare again into a new folder",
+                )
+
+    def _shard(self, number: int) -> Shard:
+        # two threads may both map a shard; either map serves
+        if number not in self._maps:
+            path = self._folder / self._name.format(number)
+            self._maps[number] = map_shard(path, self._channels, self._what, self._dtype)
+        return self._maps[number]
 
 
 def _map(path: Path, channels: int, what: str, dtype: str) -> Shard:
