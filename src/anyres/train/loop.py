@@ -116,7 +116,7 @@ def run(
         while state.progress.step < config.steps and not (stopped := stopper.reason()):
             lengths = loader.lengths_of(state.progress.position, config.packs_per_step)
             packs = list(islice(packs_of_run, config.packs_per_step // state.team.size))
-            loss = backward(state, packs, config, tokens=int(lengths.sum()))
+            loss = backward(state, packs, config, lengths=lengths)
             guard.check()  # the step before, which the device has finished by now
             outcome = update(state, loss, config)
             guard.watch(outcome)
