@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from anyres.errors import BackendError, ConfigError
+from anyres.flow.time import TimeConfig, TimeShift
 from anyres.grid import Grid
 from anyres.model.config import ProjectionConfig
 from anyres.packing.pack import Pack, PackLayout, PackShape
@@ -130,6 +131,19 @@ def test_draws_follow_from_their_address_alone() -> None:
     dropped = (first.labels == CONFIG.model.null_label).float().mean()
     assert 0.2 < dropped < 0.8
     assert torch.equal(draw(pack, CONFIG, 0, 7, dropout=0.0).labels, pack.labels)
+
+
+def test_times_move_with_each_images_own_tokens() -> None:
+    grids, shift = [Grid(3, 4), Grid(1, 1), Grid(5, 5)], TimeShift(power=0.5, base=4)
+    pack = pack_of(grids, shape=PackShape(60, 9, 25))
+    plain, moved = (
+        draw(pack, config, 0, dropout=0) for config in (CONFIG, replace(CONFIG, time=TimeConfig(shift=shift)))
+    )
+    for row, grid in enumerate(grids):
+        t, s = float(plain.t[row]), (grid.tokens / 4) ** 0.5
+        assert float(moved.t[row]) == pytest.approx(s * t / (1 + (s - 1) * t))
+    assert moved.t[3:].tolist() == plain.t[3:].tolist() == [0.5] * 6
+    assert torch.equal(moved.noise, plain.noise)
 
 
 def test_a_step_that_is_not_finite_changes_nothing() -> None:

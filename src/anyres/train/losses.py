@@ -98,7 +98,8 @@ def draw(pack: Pack, config: TrainConfig, *address: noise.Address, dropout: floa
     layout = pack.layout
     real = (layout.tokens, config.model.token_values)
     t = torch.full((layout.shape.images,), 0.5)
-    t[: layout.images] = training_times(noise.normal((layout.images,), *address, "time"), config.time)
+    tokens = torch.tensor([grid.tokens for grid in layout.grids])
+    t[: layout.images] = training_times(noise.normal((layout.images,), *address, "time"), tokens, config.time)
     epsilon = torch.zeros(layout.shape.tokens, config.model.token_values)
     epsilon[: layout.tokens] = noise.normal(real, *address, "noise")
     labels = pack.labels.clone()
