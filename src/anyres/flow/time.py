@@ -48,7 +48,7 @@ class TimeConfig:
         distribution: "logit_normal" (t = sigmoid(mean + std·n), n standard normal; arXiv 2403.03206) or "uniform".
         mean: of the logit-normal's logit; positive means more noise.
         std: of the logit-normal's logit.
-        shift: how the draws move with an image's size; the exported model's samplers take it over.
+        shift: how times move with an image's size; the exported model's samplers take it over.
     """
 
     distribution: Literal["logit_normal", "uniform"] = "logit_normal"

@@ -26,8 +26,8 @@ class DrawsConfig:
     reshaped: float = 1.0
     """Of each of its further versions (crops, canvases, reductions)."""
     tokens_power: float = 0.0
-    """Draws go with an image's tokens to this power; their sum stays that of the numbers above. At -1 each size has
-    equally many tokens an epoch, as far as there are equally many images of each."""
+    """Draws are multiplied by an image's tokens to this power, and scaled so that their sum stays. At -1 an epoch holds
+    as many tokens of a small image as of a large one."""
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
