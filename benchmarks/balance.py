@@ -117,7 +117,7 @@ def main() -> None:
     # a worker trains one model after another: it has imported and compiled once
     with ProcessPoolExecutor(options.together, mp_context=multiprocessing.get_context("spawn")) as pool:
         runs = list(pool.map(trained_and_measured, jobs))
-    held = dataset.held_out(options.held_out).nonzero()[0].tolist()
+    lengths = dataset.lengths(config_of(jobs[0], dataset).model.patch_size)
     record(
         options.out,
         {
@@ -127,9 +127,9 @@ def main() -> None:
                 {
                     "image": dataset.content_hashes[row][:12],
                     "variant": dataset.variants[row],
-                    "tokens": int(dataset.lengths(config_of(jobs[0], dataset).model.patch_size)[row]),
+                    "tokens": int(lengths[row]),
                 }
-                for row in held
+                for row in dataset.held_out(options.held_out).nonzero()[0].tolist()
             ],
         },
     )
