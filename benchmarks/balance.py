@@ -114,25 +114,18 @@ def main() -> None:
         )
         for seed, arm in product(range(options.seeds), options.arms)
     ]
+    lengths = dataset.lengths(config_of(jobs[0], dataset).model.patch_size)
+    versions = [
+        {"image": dataset.content_hashes[row][:12], "variant": dataset.variants[row], "tokens": int(lengths[row])}
+        for row in dataset.held_out(options.held_out).nonzero()[0].tolist()
+    ]
+    about = {name: getattr(options, name) for name in ("recipe", "steps", "budget", "held_out", "count")}
+    runs = []
     # a worker trains one model after another: it has imported and compiled once
     with ProcessPoolExecutor(options.together, mp_context=multiprocessing.get_context("spawn")) as pool:
-        runs = list(pool.map(trained_and_measured, jobs))
-    lengths = dataset.lengths(config_of(jobs[0], dataset).model.patch_size)
-    record(
-        options.out,
-        {
-            **{name: getattr(options, name) for name in ("recipe", "steps", "budget", "held_out", "count")},
-            "runs": runs,
-            "versions": [
-                {
-                    "image": dataset.content_hashes[row][:12],
-                    "variant": dataset.variants[row],
-                    "tokens": int(lengths[row]),
-                }
-                for row in dataset.held_out(options.held_out).nonzero()[0].tolist()
-            ],
-        },
-    )
+        for found in pool.map(trained_and_measured, jobs):
+            runs.append(found)
+            record(options.out, {**about, "runs": runs, "versions": versions})
 
 
 def config_of(job: Job, dataset: LatentDataset) -> TrainConfig:

@@ -43,11 +43,12 @@ def main() -> None:
 
 
 def losses(found: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Of each arm: (seeds, versions, times)."""
-    arms: dict[str, list[Any]] = {}
-    for run in sorted(found["runs"], key=lambda run: run["seed"]):
-        arms.setdefault(run["arm"], []).append(run["losses"])
-    return {arm: np.array(values) for arm, values in arms.items()}
+    """Of each arm: (seeds, versions, times), of the seeds that all arms have."""
+    arms: dict[str, dict[int, Any]] = {}
+    for run in found["runs"]:
+        arms.setdefault(run["arm"], {})[run["seed"]] = run["losses"]
+    seeds = sorted(set.intersection(*(set(of_seed) for of_seed in arms.values())))
+    return {arm: np.array([of_seed[seed] for seed in seeds]) for arm, of_seed in arms.items()}
 
 
 def weights(found: dict[str, Any]) -> dict[str, np.ndarray]:
