@@ -12,6 +12,7 @@ draws what is reported.
 import argparse
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -156,6 +157,8 @@ def trained_and_measured(job: Job) -> dict[str, Any]:
     start, dataset = time.perf_counter(), LatentDataset.open(job.data)
     config = config_of(job, dataset)
     report = train(config, job.data, job.run, device=job.device)
+    if report.stopped:
+        sys.exit(f"{job.arm}, seed {job.seed}: stopped at step {report.progress.step}")
     seconds = time.perf_counter() - start
     logged = [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
     found = {
