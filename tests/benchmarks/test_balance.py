@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from benchmarks.balance import ARMS, Job, config_of
 from benchmarks.balance_measures import TIMES, held_out_losses
 from benchmarks.balance_plots import BASE, BUCKETS, excess, losses, weights
@@ -65,14 +64,14 @@ def test_losses_are_of_the_held_out_versions_and_do_not_depend_on_the_arm(data: 
 
 def planted(seeds: int = 3, versions: int = 200) -> dict:
     """Losses in which one arm is 5% better on images of more than 256 tokens, 5% worse on others."""
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(1, 1024, (versions,), generator=generator).tolist()
-    of_version = torch.rand(versions, TIMES, generator=generator).double() + 0.5
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 1024, versions).tolist()
+    of_version = rng.uniform(0.5, 1.5, (versions, TIMES))
     runs = []
     for seed in range(seeds):
         for arm in (BASE, "other"):
-            noise = 1 + 0.01 * torch.randn(versions, TIMES, generator=generator).double()
-            change = torch.tensor([1.0 if arm == BASE else 0.95 if n > 256 else 1.05 for n in tokens])[:, None]
+            noise = 1 + 0.01 * rng.standard_normal((versions, TIMES))
+            change = np.array([1.0 if arm == BASE else 0.95 if n > 256 else 1.05 for n in tokens])[:, None]
             runs.append({"arm": arm, "seed": seed, "losses": (of_version * noise * change).tolist()})
     return {"runs": runs, "versions": [{"image": str(i // 2), "tokens": n} for i, n in enumerate(tokens)]}
 
