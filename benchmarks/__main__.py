@@ -16,6 +16,8 @@ NAMES = (
     "dealing",
     "loader",
     "pack_variance",
+    "balance",
+    "balance_plots",
     "position_order",
     "position_order_plots",
 )

@@ -13,6 +13,8 @@ import torch
 from anyres.errors import AnyResError, ConfigError
 from anyres.model import elementwise
 from anyres.model.layers import Conditioner
+from anyres.packing.draws import DrawsConfig
+from anyres.packing.plan import PackingConfig
 from anyres.train import checkpoint, loop
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
@@ -70,6 +72,14 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("alone") / "run"
     train(plan(data), data, out, device="cpu")
     return out
+
+
+def test_processes_that_weigh_by_image_and_draw_unequally_train_as_one_does(data: Path, tmp_path: Path) -> None:
+    draws = DrawsConfig(native=1.5, tokens_power=-0.5)
+    config = plan(data, loss_tokens_power=0.0, packing=PackingConfig(budget=12, draws=draws))
+    train(config, data, tmp_path / "alone", device="cpu")
+    together(2, trained, config, data, tmp_path / "run")
+    assert same(tmp_path / "run", tmp_path / "alone")
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

@@ -145,6 +145,8 @@ def report(finished: RunReport) -> str:
     ]
     if finished.shrunk:
         lines.append(f"shrunk:  {finished.shrunk:,} images that were longer than a pack")
+    if finished.left_out:
+        lines.append(f"left out: {finished.left_out:,} images of variants that --packing.draws never draws")
     if finished.stopped == TIME_IS_UP:
         lines.append("the time limit was reached")
     if finished.stopped:

@@ -95,7 +95,8 @@ def _data(name: str, config: TrainConfig, data: DataSummary) -> Iterator[Line]:
         epochs = config.steps * _tokens_a_step(config, data) / tokens
         yield (
             "data",
-            f"{data.rows:,} rows ({', '.join(data.variants)}) of {tokens:,} tokens: about {epochs:,.1f} epochs",
+            f"{data.rows:,} rows ({', '.join(data.variants)}) of {tokens:,} tokens: about {epochs:,.1f} epochs"
+            + ("" if config.packing.draws.is_once else ", were each drawn once an epoch"),
         )
     else:
         assumed = f"{data.num_classes:,} labels, {data.channels} channels and {data.px_per_cell} px a cell"

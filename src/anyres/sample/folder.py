@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from ..devices import pick_device
 from ..errors import AnyResError, CheckpointError, ConfigError, DataError
 from ..files import make_folder, read_json, replacing, write_json
 from ..flow.path import PathName
+from ..flow.time import TimeShift
 from ..latents.autoencoder import AutoencoderIdentity, LatentScaling
 from ..latents.loading import load_autoencoder
 from ..model.nit import NiT
@@ -35,6 +36,7 @@ class PipelineFile:
     Attributes:
         name: how metadata names the model.
         path: the path that the network was trained on.
+        time_shift: how the times that it was trained at moved with an image's size.
         trained_side: longest side in tokens that training has seen.
         scaling: from the network's latents to the autoencoder's.
         autoencoder: which one it needs.
@@ -48,6 +50,7 @@ class PipelineFile:
     scaling: LatentScaling
     autoencoder: AutoencoderIdentity
     defaults: SamplingSettings
+    time_shift: TimeShift = field(default_factory=TimeShift)
     format_version: int = FORMAT_VERSION
 
 
@@ -70,6 +73,7 @@ def save(pipe: Any, folder: Path, *, dtype: torch.dtype | None = None, max_shard
         description = PipelineFile(
             name=pipe.name,
             path=pipe.path,
+            time_shift=pipe.time_shift,
             trained_side=pipe.trained_side,
             scaling=pipe.scaling,
             autoencoder=autoencoder,
@@ -138,6 +142,7 @@ def _load(kind: type[P], folder: Path, device: torch.device, dtype: torch.dtype,
             LabelTable(labels),
             description.scaling,
             path=description.path,
+            time_shift=description.time_shift,
             trained_side=description.trained_side,
             name=description.name,
             defaults=description.defaults,

@@ -133,6 +133,8 @@ class TrainConfig:
     """How t is drawn."""
     direction_weight: float = 1.0
     """Weight of 1 − cos(v̂, v) beside the mean square."""
+    loss_tokens_power: float = 1.0
+    """An image counts in the loss by its tokens to this power: at 1 every token counts the same, at 0 every image."""
     teacher: TeacherConfig | None = None
     """Alignment with a teacher; recipes set it where the dataset holds a teacher's features."""
     label_dropout: float = 0.1
@@ -172,6 +174,8 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
         require(0 <= self.label_dropout <= 1, f"label_dropout = {self.label_dropout}", "in [0, 1]")
         require(self.direction_weight >= 0, f"direction_weight = {self.direction_weight}", "0 or more")
+        power = self.loss_tokens_power
+        require(0 <= power <= 1, f"loss_tokens_power = {power}", "0 (by image) to 1 (by token)")
         require(
             (self.teacher is None) == (self.model.projection is None),
             f"{'no teacher' if self.teacher is None else 'a teacher'} and "

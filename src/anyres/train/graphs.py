@@ -61,16 +61,16 @@ class GraphedGradient:
         self._share: Float[Tensor, ""] = torch.zeros((), device=model.device)
         self._sums: LossSums | None = None
 
-    def __call__(self, packs: Sequence[DrawnPack], tokens: int) -> list[LossSums]:
+    def __call__(self, packs: Sequence[DrawnPack], weight: float) -> list[LossSums]:
         """The losses of each pack, summed over its real tokens.
 
         Args:
             packs: of one step; all of one shape.
-            tokens: real tokens of the step.
+            weight: of the step's images in the loss, by which its sum is divided.
         """
         if self._pack is None or (self._pack.teacher is None) != (packs[0].teacher is None):
             self._record(packs[0])  # once more where the alignment with a teacher ends
-        self._share.fill_(1 / tokens)
+        self._share.fill_(1 / weight)
         if self._accumulates:
             self._model.zero_grad(set_to_none=False)
         return [self._replay(pack) for pack in packs]

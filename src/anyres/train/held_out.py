@@ -20,7 +20,7 @@ class HeldOutLoss:
     """Means over the tokens of the held-out packs.
 
     Attributes:
-        loss: what training minimises, without the alignment with a teacher.
+        loss: what training minimises where it weighs by token, without the alignment with a teacher.
         flow: its mean-square part.
         groups: that part by group, such as "t_0.4_0.6" and "tokens_65_256"; groups without a token are left out.
         images: held-out images (rows) measured.

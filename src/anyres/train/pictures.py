@@ -31,6 +31,7 @@ def pipeline_of(
         LabelTable(dataset.info.labels),
         dataset.info.scaling,
         path=config.path,
+        time_shift=config.time.shift,
         trained_side=int(dataset.cells.max()) // config.model.patch_size,
         name=name,
         defaults=config.sampling,
