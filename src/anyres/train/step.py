@@ -46,7 +46,7 @@ def backward(
         sums = state.graphed(packs, tokens)
     else:
         sums = []
-        network = state.update.network
+        network = state.network
         network.zero_grad(set_to_none=True)
         share = tokens / state.team.size  # the processes' gradients are averaged, never their losses
         for pack in packs:
