@@ -2,9 +2,9 @@
 
     python -m benchmarks many_gpus [--gpus 1 2 4 8] [--preset xl] [--tokens 16384] [--repeats 24] [--tiny] [--out FILE]
 
-Starts the processes itself. A step is one full pack a GPU, as the trainer's loader makes them from latents in memory, of
-lengths like those of the paper's three variants (`packing.py`), 64 to 4,096 tokens. Scaling is the rate on n GPUs over n
-times that on one, which runs alone. Then, with as many packs a step as there are GPUs: a checkpoint is written while
+Starts the processes itself. A step is one full pack a GPU, as the trainer's loader makes them from latents in memory,
+of lengths like those of the paper's three variants (`packing.py`), 64 to 4,096 tokens. Scaling is the rate on n GPUs
+over n times that on the fewest. Then, with as many packs a step as there are GPUs: a checkpoint is written while
 training goes on; one is continued on two GPUs (of two: on one), and what comes of that on all of them, beside the run
 that was never stopped. `--tiny` does all of it with a small network, on a CPU too.
 """
@@ -148,27 +148,26 @@ def measured(plan: Plan, counts: list[int]) -> dict[str, Any]:
     few = 2 if most > 2 else 1
     speeds, saving = [], []
 
-    def speed(count: int, parallel: str) -> dict[str, Any]:
-        parts = ("speed", *(("saving",) if count == most else ()), *(("start",) if last_job else ()))
-        job = Job(count=count, parallel=parallel, parts=parts, packs_per_step=count)
-        found = launched(job, plan)
-        speeds.append({"gpus": count, "parallel": parallel if count > 1 else "alone"} | found["speed"])
+    undisturbed: list[float] = []
+    kinds = [(count, parallel) for count in counts for parallel in (("ddp", "fsdp") if count > 1 else ("ddp",))]
+    for count, parallel in kinds:
+        parts = ["speed"]
+        if count == most:
+            parts += ["saving"]
+        if (count, parallel) == kinds[-1]:
+            parts += ["start"]
+        found = launched(Job(count=count, parallel=parallel, parts=tuple(parts), packs_per_step=count), plan)
+        what = {"gpus": count, "parallel": parallel if count > 1 else "alone"}
+        speeds.append(what | found["speed"])
         print(said(speeds), flush=True)
         if "saving" in found:
-            saving.append({"gpus": count, "parallel": speeds[-1]["parallel"]} | found["saving"])
-            print(saving[-1], flush=True)
-        return found
-
-    last_job = False
-    for count in counts:
-        for parallel in ("ddp", "fsdp") if count > 1 else ("ddp",):
-            last_job = count == most and parallel == ("fsdp" if count > 1 else "ddp")
-            found = speed(count, parallel)
-    gone_on = []
+            saving.append(what | found["saving"])
+            print(f"a checkpoint: {saving[-1]}", flush=True)
+        undisturbed = found.get("start", undisturbed)
+    gone_on: list[float] = []
     for count in (few, most):
         job = Job(count=count, parallel="ddp", parts=("continue",), packs_per_step=most)
         gone_on += launched(job, plan)["continue"]
-    undisturbed = found["start"]
     differences = [abs(one - other) / other for one, other in zip(gone_on, undisturbed, strict=True)]
     resumed = {"gpus": [most, few, most], "losses": gone_on, "undisturbed": undisturbed, "differ": max(differences)}
     print(f"{most} → {few} → {most} GPUs: losses differ by {max(differences):.2%} at most", flush=True)
@@ -176,7 +175,7 @@ def measured(plan: Plan, counts: list[int]) -> dict[str, Any]:
 
 
 def said(speeds: list[dict[str, Any]]) -> str:
-    """The last speed, beside the first, which is that of one GPU where it was measured."""
+    """The last speed, beside the first, which is that on the fewest GPUs."""
     found, alone = speeds[-1], speeds[0]
     found["scaling"] = found["tokens_a_second"] / found["gpus"] / (alone["tokens_a_second"] / alone["gpus"])
     figures = [f"{found['ms']:.1f} ms a step", f"{found['tokens_a_second']:,.0f} tokens/s", f"{found['scaling']:.1%}"]
@@ -216,7 +215,6 @@ def summary(each: list[dict[str, Any]], count: int) -> dict[str, Any]:
     found["imbalance"] = float((costs.max(axis=0) / costs.mean(axis=0) - 1).mean())
     if peak := peak_flops(found["device"]):
         found["mfu"] = 3 * float(costs.sum()) / found["steps"] / (found["ms"] / 1000) / peak / count
-    found.pop("costs", None)
     return found
 
 
@@ -319,7 +317,7 @@ def speed_of(running: Iterator[Step], state: TrainState, repeats: int) -> dict[s
 
 
 def saving_of(running: Iterator[Step], state: TrainState, plan: Plan, ms: float) -> dict[str, Any]:
-    """A checkpoint, written while as many steps are made as take twice as long as it."""
+    """A checkpoint, written while as many steps are made as are timed, each waited for."""
     with closing(Checkpoints(plan.folder / "saving", state.team, keep=1)) as checkpoints:
         together(state)
         start = time.perf_counter()
