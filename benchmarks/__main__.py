@@ -9,6 +9,7 @@ NAMES = (
     "training",
     "training_plot",
     "sampling",
+    "many_gpus",
     "floors",
     "attention",
     "codec",

@@ -168,7 +168,9 @@ def _sample(arguments: list[str]) -> int:
     options = _parse(SampleOptions, "sample", arguments, f"Labels and sizes → images.{box}")
     from .sample.command import run
 
-    print(run(options))
+    saved = run(options)
+    if saved is not None:  # one process of several speaks
+        print(saved)
     return 0
 
 

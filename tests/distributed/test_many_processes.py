@@ -15,7 +15,7 @@ from anyres.model import elementwise
 from anyres.model.layers import Conditioner
 from anyres.packing.draws import DrawsConfig
 from anyres.packing.plan import PackingConfig
-from anyres.train import checkpoint, loop
+from anyres.train import checkpoint, loop, update
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
 from tests.distributed.processes import together
@@ -102,6 +102,20 @@ def test_two_processes_train_as_one_does(data: Path, alone: Path, tmp_path: Path
     parts = {path.name[:4] for path in (out / "checkpoints" / "step-6").glob("*.distcp")}
     assert parts == {"__0_", "__1_"}  # each wrote its own
     assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_the_update_in_two_passes_is_the_same_on_all_weights_and_on_parts(
+    data: Path, alone: Path, tmp_path: Path, parallel: str
+) -> None:
+    pytest.importorskip("triton")
+    together(2, trained_by_kernels, plan(data, parallel=parallel), data, tmp_path / "run")
+    assert same(tmp_path / "run", alone)
+
+
+def trained_by_kernels(config: TrainConfig, data: Path, out: Path) -> Any:
+    update.pick_kernels = lambda *_: "triton"  # in its interpreter
+    return trained(config, data, out)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

@@ -5,6 +5,7 @@
     losses.py      a pack's randomness and its losses
     step.py        one optimizer step: gradient, update
     graphs.py      the gradient recorded as a CUDA graph
+    exchange.py    gradients summed over processes, in such a recording
     update.py      clip, AdamW, average; kernels/: the same in two passes over the parameters
     state.py       what a run carries from step to step
     ema.py         averages of the weights

@@ -94,6 +94,7 @@ def train(
         ):
             stopper = Stopper(team, received, deadline, checkpoints.failed)
             stopped = run(config, state, loader, Guard(checkpoints, state), recorder, stopper)
+        state.release()
     return RunReport(
         folder=out,
         progress=state.progress,

@@ -36,6 +36,10 @@ class LossSums:
     direction: Float[Tensor, ""]
     alignment: Float[Tensor, ""]
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "LossSums":
+        """All of them, changed alike."""
+        return LossSums(**{field.name: change(getattr(self, field.name)) for field in dataclasses.fields(self)})
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DrawnPack:

@@ -2,9 +2,9 @@
 
 import copy
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
+from torch import nn
 
 from .. import noise
 from ..model.nit import NiT
@@ -41,7 +41,8 @@ class TrainState:
         model: the weights.
         average: the average of the weights.
         optimizer: with its moments.
-        update: what follows the gradient; it has the network that training's passes go through.
+        update: what follows the gradient.
+        network: what training's passes go through: the one that computes, or what exchanges its gradients.
         progress: how far the run has come.
         team: the processes that train together.
         graphed: the recorded step.
@@ -51,6 +52,7 @@ class TrainState:
     average: NiT
     optimizer: torch.optim.Optimizer
     update: Update
+    network: nn.Module
     progress: Progress
     team: Team
     graphed: GraphedGradient | None = None
@@ -82,14 +84,19 @@ class TrainState:
             fused=True,
         )
         update = update_for(model, average, optimizer, config, team)
-        # one process records, so that what computes is a network
-        graphed = GraphedGradient(cast(NiT, update.network), config) if records(config, device) else None
+        recorded = records(config, device)  # the exchange of gradients too
         return cls(
             model=model,
             average=average,
             optimizer=optimizer,
             update=update,
+            network=update.network if recorded else team.network(update.network),
             progress=Progress(),
             team=team,
-            graphed=graphed,
+            graphed=GraphedGradient(update.network, config, team) if recorded else None,
         )
+
+    def release(self) -> None:
+        """Let go of what holds the connection of several processes; the state cannot be trained any more."""
+        if self.graphed is not None:
+            self.graphed.release()

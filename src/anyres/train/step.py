@@ -52,7 +52,7 @@ def backward(
         sums = state.graphed(packs, weight)
     else:
         sums = []
-        network = state.update.network
+        network = state.network
         network.zero_grad(set_to_none=True)
         share = weight / state.team.size  # the processes' gradients are averaged, never their losses
         for pack in packs:
