@@ -14,14 +14,14 @@ from ..devices import pick_device
 from ..errors import AnyResError, CheckpointError, ConfigError, DataError
 from ..files import make_folder, read_json, replacing, write_json
 from ..flow.path import PathName
-from ..latents.autoencoder import AutoencoderIdentity, LatentScaling
+from ..latents.autoencoder import AUTOENCODER, AutoencoderIdentity, LatentScaling
 from ..latents.loading import load_autoencoder
 from ..model.nit import NiT
 from ..model.weights import CONFIG, STEM
 from ..weightfiles import patterns
 from .request import LabelTable, SamplingSettings
 
-PIPELINE, LABELS, AUTOENCODER = "pipeline.json", "labels.json", "autoencoder"
+PIPELINE, LABELS = "pipeline.json", "labels.json"
 OUR_FILES = (PIPELINE, LABELS, AUTOENCODER, CONFIG, *patterns(STEM))
 FORMAT_VERSION = 1
 
@@ -110,11 +110,11 @@ def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: 
     network_dtype = _dtype(dtype, place)
     folder = hub.resolve(name, revision=revision)
     with hub.mended_by_installing(folder):
-        return _load(kind, _model_folder(folder), place, network_dtype, attention)
+        return _load(kind, model_folder(folder), place, network_dtype, attention)
 
 
 def _load(kind: type[P], folder: Path, device: torch.device, dtype: torch.dtype, attention: str) -> P:
-    description, labels = _read_description(folder)
+    description, labels = read_description(folder)
     if not (folder / AUTOENCODER).is_dir():  # a path that does not exist would be looked up as a name
         raise CheckpointError(
             f"{folder} lacks its {AUTOENCODER} folder",
@@ -129,7 +129,7 @@ def _load(kind: type[P], folder: Path, device: torch.device, dtype: torch.dtype,
             wanted="the autoencoder that it was trained with",
             fix="restore the folder from a copy",
         )
-    model = NiT.from_pretrained(folder, attention=attention)
+    model = load_network(folder, attention=attention)
     make: Any = kind
     try:
         return make(
@@ -150,8 +150,17 @@ def _load(kind: type[P], folder: Path, device: torch.device, dtype: torch.dtype,
         ) from error
 
 
-def _model_folder(folder: Path) -> Path:
-    """The folder itself, or the model inside a training run's."""
+def load_network(folder: Path, *, attention: str = "auto") -> NiT:
+    """The network of a pipeline's folder, on the CPU."""
+    return NiT.from_pretrained(folder, attention=attention)
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder itself, or the model inside a training run's.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if (folder / PIPELINE).is_file():
         return folder
     if (folder / "model" / PIPELINE).is_file():
@@ -171,7 +180,12 @@ def _model_folder(folder: Path) -> Path:
     )
 
 
-def _read_description(folder: Path) -> tuple[PipelineFile, tuple[str, ...]]:
+def read_description(folder: Path) -> tuple[PipelineFile, tuple[str, ...]]:
+    """What a pipeline's folder says of itself, and its labels.
+
+    Raises:
+        CheckpointError: the files are missing, damaged or of another version.
+    """
     try:
         data = read_json(folder / PIPELINE)
         if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:

@@ -104,13 +104,20 @@ def device_name(device: torch.device) -> str:
 
 def _check_architecture(root: Path, config: TrainConfig) -> None:
     old = from_dict(TrainConfig, read_json(root / CONFIG), where=str(root / CONFIG))
-    changed = list(differences(old.model, config.model, "model."))
+    changed = [
+        *differences(old.model, config.model, "model."),
+        *(() if _origin(old) == _origin(config) else (f"it began from {_origin(old)}, not {_origin(config)}",)),
+    ]
     if changed:
         raise CheckpointError(
             f"the run in {root} has another architecture: {'; '.join(changed)}",
             wanted="the architecture that it was started with",
             fix="drop those options, or start a new run with another --out",
         )
+
+
+def _origin(config: TrainConfig) -> str:
+    return f"a model of fingerprint {config.base.fingerprint}" if config.base else "random weights"
 
 
 def _check_data(root: Path, info: DatasetInfo) -> None:

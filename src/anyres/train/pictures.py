@@ -25,13 +25,14 @@ def pipeline_of(
         config: the run's.
         name: how the pictures' metadata names the model.
     """
+    seen = int(dataset.cells.max()) // config.model.patch_size
     return Pipeline(
         model.without_projection(),
         autoencoder,
         LabelTable(dataset.info.labels),
         dataset.info.scaling,
         path=config.path,
-        trained_side=int(dataset.cells.max()) // config.model.patch_size,
+        trained_side=max(seen, config.base.trained_side if config.base else 0),
         name=name,
         defaults=config.sampling,
     )
