@@ -62,6 +62,11 @@ def _kind(folder: Path) -> str:
     return str(config.get("_class_name")) if isinstance(config, dict) else str(config)
 
 
+def has_autoencoder(folder: Path) -> bool:
+    """Whether the folder of a model or a training run holds an autoencoder."""
+    return _inside(folder) != folder
+
+
 def _inside(folder: Path) -> Path:
     """The autoencoder's folder in that of a model, a training run or a dataset; else the folder itself."""
     within = (folder / AUTOENCODER, folder / "model" / AUTOENCODER)

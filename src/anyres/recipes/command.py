@@ -56,6 +56,7 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--data", type=Path)
     peek.add_argument("--from", dest="base")
+    peek.add_argument("--lora-rank", "--lora_rank", type=int, default=0)
     peek.add_argument("--no-repa", "--no_repa", action="store_true")
     found, _ = peek.parse_known_args(arguments)
     asks_help = any(argument in ("-h", "--help") for argument in arguments)
@@ -71,7 +72,9 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
     if found.no_repa:
         summary = replace(summary, teacher=None)
     base = _base(name, found.base, dataset, asks_help=asks_help)
-    defaults = finetune.finetune(summary, base) if base else recipe_named(name or "tutorial")(summary)
+    defaults = (
+        finetune.finetune(summary, base, max(0, found.lora_rank)) if base else recipe_named(name or "tutorial")(summary)
+    )
 
     def options(
         *,

@@ -22,28 +22,37 @@ IMAGES_A_STEP = 16  # few images a step, so that a small set gives many steps
 VIEWS = 1000  # times an image is seen, for one image; of n images each is seen the root of n times less often
 LEAST_STEPS = 200
 RATE = 0.1  # over the network's width: Adam's steps must shrink as the sums that they add up in grow
+LORA_RATE = 10  # times as high
 MEASUREMENTS = 20  # of the held-out loss in a run
 HELD_OUT = 20  # images: the loss of fewer says little
 DRAWN = 256  # images with their times that a measurement should rest on, repeated where there are fewer
 
 
-def finetune(data: DataSummary, base: BaseModel) -> TrainConfig:
-    """Minutes to an hour: a trained model goes on with 100 to 1,000 pictures, whose labels may be new."""
+def finetune(data: DataSummary, base: BaseModel, lora_rank: int = 0) -> TrainConfig:
+    """Minutes to an hour: a trained model goes on with 100 to 1,000 pictures, whose labels may be new.
+
+    Args:
+        data: the pictures.
+        base: the model.
+        lora_rank: of the changes that are trained; 0 trains all weights.
+    """
     labels = data.labels or base.labels
     model = replace(base.network.config, num_classes=len(labels), projection=None)
     images = data.images or 300
     share = min(0.2, max(0.1, HELD_OUT / images))
     tokens = _tokens_an_image(data, model.patch_size)
     steps = max(LEAST_STEPS, 100 * round(VIEWS * math.sqrt(images) / IMAGES_A_STEP / 100))
+    rate = RATE / model.hidden_size * (LORA_RATE if lora_rank else 1)
     every = max(1, steps // MEASUREMENTS)
     return TrainConfig(
         model=model,
         base=base.config(labels),
+        lora_rank=lora_rank,
         packing=PackingConfig(budget=data.fitting_budget(round(IMAGES_A_STEP * tokens), model.patch_size)),
         steps=steps,
         path=base.description.path if base.description else "linear",
         time=data.noisy_times(),
-        optimizer=OptimizerConfig(learning_rate=RATE / model.hidden_size, warmup_steps=steps // 20),
+        optimizer=OptimizerConfig(learning_rate=rate, warmup_steps=steps // 20),
         # its own, which suit its autoencoder and size
         sampling=base.description.defaults if base.description else SamplingSettings(),
         held_out=HeldOutConfig(share=share, every=every, draws=max(1, round(DRAWN / (share * images)))),
@@ -78,12 +87,13 @@ def introduction(config: TrainConfig, data: DataSummary, base: BaseModel) -> str
     left = [label for label in base.labels if label not in data.labels]
     groups = (("known", known), ("new", new), ("no longer", left))
     labels = "; ".join(f"{what}: {_some(names)}" for what, names in groups if names)
+    trained = f"changed by LoRA of rank {config.lora_rank}" if config.lora_rank else "all of them trained"
     tokens = _tokens_an_image(data, config.model.patch_size)
     of_step = min(config.packing.budget * config.packs_per_step / tokens, data.rows)
     epochs = config.steps * of_step / max(1, data.rows * (1 - config.held_out.share))
     return aligned(
         [
-            ("from", f"{base.name}: {weights / 1e6:,.1f}M parameters"),
+            ("from", f"{base.name}: {weights / 1e6:,.1f}M parameters, {trained}"),
             ("labels", labels),
             ("pictures", f"{data.images:,}, of which about {config.held_out.share * data.images:,.0f} are held out"),
             (

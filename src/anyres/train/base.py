@@ -1,7 +1,6 @@
 """The trained model that a fine-tuning begins from: what it is, and its weights in a network for other labels."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -10,8 +9,7 @@ from ..config import differences
 from ..errors import CheckpointError
 from ..latents.autoencoder import fingerprint
 from ..model.nit import NiT
-from ..model.weights import CONFIG
-from ..sample.folder import PIPELINE, PipelineFile, load_network, model_folder, read_description
+from ..sample.folder import PipelineFile, is_bare, load_network, model_folder, read_description
 from .config import BaseConfig
 
 LABEL_TABLE = "conditioner.labels.weight"
@@ -45,7 +43,7 @@ class BaseModel:
         found = hub.resolve(name, revision=revision)
         name, revision = hub.lasting(name, found)
         with hub.mended_by_installing(found):
-            if _is_bare(found):
+            if is_bare(found):
                 network = NiT.from_pretrained(found)
                 labels, description = tuple(map(str, range(network.config.num_classes))), None
             else:
@@ -63,10 +61,6 @@ class BaseModel:
             rows=tuple(self.labels.index(label) if label in self.labels else None for label in labels),
             trained_side=self.description.trained_side if self.description else 0,
         )
-
-
-def _is_bare(folder: Path) -> bool:
-    return (folder / CONFIG).is_file() and not (folder / PIPELINE).is_file() and not (folder / "model").is_dir()
 
 
 @torch.no_grad()

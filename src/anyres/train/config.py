@@ -143,6 +143,8 @@ class TrainConfig:
     """How images are packed."""
     steps: int
     """Length of the run."""
+    lora_rank: int = 0
+    """Of a base: train changes of this rank (LoRA) and the label table, the rest stays; 0 trains all weights."""
     base: tyro.conf.Suppress[BaseConfig | None] = None
     """The trained model that it begins from, in the place of random weights; the recipe `finetune` sets it."""
     packs_per_step: int = 1
@@ -193,6 +195,18 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "packs_per_step", "checkpoint_every", "keep_checkpoints", "log_every"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
+        require(
+            self.lora_rank == 0 or (self.lora_rank > 0 and self.base is not None),
+            f"lora_rank = {self.lora_rank}{'' if self.base else ' and no base'}",
+            "0, or the rank of changes to a trained model",
+            "use it with the recipe finetune",
+        )
+        require(
+            self.lora_rank == 0 or self.parallel != "fsdp",
+            "lora_rank with parallel = 'fsdp'",
+            "ddp: what LoRA trains is small",
+            "use --parallel ddp",
+        )
         require(0 <= self.label_dropout <= 1, f"label_dropout = {self.label_dropout}", "in [0, 1]")
         require(self.direction_weight >= 0, f"direction_weight = {self.direction_weight}", "0 or more")
         require(

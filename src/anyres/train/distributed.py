@@ -209,6 +209,8 @@ def _store() -> Store:
 
 
 def _shards(config: TrainConfig, device: torch.device) -> bool:
+    if config.lora_rank:
+        return False
     if config.parallel != "auto":
         return config.parallel == "fsdp"
     if device.type != "cuda":

@@ -117,7 +117,8 @@ def _check_architecture(root: Path, config: TrainConfig) -> None:
 
 
 def _origin(config: TrainConfig) -> str:
-    return f"a model of fingerprint {config.base.fingerprint}" if config.base else "random weights"
+    how = f" with LoRA of rank {config.lora_rank}" if config.lora_rank else ""
+    return f"a model of fingerprint {config.base.fingerprint}{how}" if config.base else "random weights"
 
 
 def _check_data(root: Path, info: DatasetInfo) -> None:

@@ -15,7 +15,7 @@ from .config import TrainConfig
 from .folder import RunFolder, device_name
 from .held_out import held_out_loss
 from .metrics import Metrics, Throughput, peak_flops
-from .pictures import draw_pictures, pipeline_of
+from .pictures import draw_pictures, export, pipeline_of
 from .precision import in_bfloat16
 from .state import Progress, TrainState
 from .step import StepOutcome
@@ -177,7 +177,7 @@ class Recorder:
         self._checkpoints.save(self._state)
         pipe = self._pipeline()
         if pipe is not None:
-            pipe.save_pretrained(self._folder.model)
+            export(pipe, self._state.average, self._config, self._folder.model)
         self._saved_step = self._state.progress.step
 
     def _pipeline(self) -> Pipeline | None:

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 
 from .. import noise
+from ..model import lora
 from ..model.nit import NiT
 from ..packing.loader import Position
 from ..ranks import Ranks
@@ -72,15 +73,17 @@ class TrainState:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(noise.generator(config.seed, "weights").integers(2**63)))
             model = NiT(config.model, attention=config.attention)
-        if config.base is not None:
-            begin_from(config.base, model)
+            if config.base is not None:
+                begin_from(config.base, model)
+            if config.lora_rank:
+                lora.attach(model, config.lora_rank)
         average = copy.deepcopy(model)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
         for one in (model, average):
             team.spread(one, config)
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
-            model.parameters(),
+            [weight for weight in model.parameters() if weight.requires_grad],
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,
