@@ -121,6 +121,7 @@ def load_adapter(folder: Path, base: NiT, num_classes: int) -> NiT:
     peft, weights = _peft(), read_weights(folder, STEM)
     try:
         config = peft.PeftConfig.from_pretrained(str(folder))
+        config.base_model_name_or_path = None  # peft would warn that it sees another name
         network = peft.get_peft_model(_with_classes(base, num_classes, weights), config)
         found = peft.set_peft_model_state_dict(network, weights)
     except Exception as error:  # peft reports what does not fit by many types

@@ -185,6 +185,12 @@ def report(finished: RunReport) -> str:
     ]
     if finished.shrunk:
         lines.append(f"shrunk:  {finished.shrunk:,} images that were longer than a pack")
+    if finished.best is not None:
+        kept = finished.folder / "best"
+        lines.append(
+            f"overfits: the held-out loss was lowest at step {finished.best.step:,}"
+            + (f", whose model is in {kept}" if kept.is_dir() else "")
+        )
     if finished.stopped == TIME_IS_UP:
         lines.append("the time limit was reached")
     if finished.stopped:

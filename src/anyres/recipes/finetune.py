@@ -55,7 +55,7 @@ def finetune(data: DataSummary, base: BaseModel, lora_rank: int = 0) -> TrainCon
         optimizer=OptimizerConfig(learning_rate=rate, warmup_steps=steps // 20),
         # its own, which suit its autoencoder and size
         sampling=base.description.defaults if base.description else SamplingSettings(),
-        held_out=HeldOutConfig(share=share, every=every, draws=max(1, round(DRAWN / (share * images)))),
+        held_out=HeldOutConfig(share=share, every=every, draws=max(1, round(DRAWN / (share * images))), keep_best=True),
         pictures=PicturesConfig(every=4 * every, sizes=data.three_shapes(model.patch_size), labels=8),
         checkpoint_every=2 * every,
     )

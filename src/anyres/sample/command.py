@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from .. import hub
+from ..config import require
 from ..errors import ConfigError
 from ..files import check_writable
+from ..model import lora
 from ..model.nit import NiT
 from ..progress import progress
-from .options import SampleOptions, StartOptions
+from .folder import model_folder
+from .options import MergeOptions, SampleOptions, StartOptions
 from .pipeline import Pipeline, StepInfo
 from .request import ImageRequest, make_requests, together
 from .start import Start
@@ -37,6 +41,24 @@ def run(options: SampleOptions) -> SavedImages:
     images = pipe.images(latents, requests)
     recipes = [recipe_of(pipe, settings, request, model=options.model, weaker=options.weaker) for request in requests]
     return save_images(images, recipes, options.out, contact_sheet=options.contact_sheet, overwrite=options.overwrite)
+
+
+def merge(options: MergeOptions) -> str:
+    """Write an adapter and its base as a model that needs neither; says where it is.
+
+    Raises:
+        ConfigError: it is no adapter.
+        AnyResError: it cannot be read or written.
+    """
+    folder = model_folder(hub.resolve(options.adapter))
+    require(
+        (folder / lora.CONFIG).is_file(),
+        f"{options.adapter}, which is no adapter",
+        f"a folder with {lora.CONFIG}, as training with LoRA writes it",
+        "use it as it is",
+    )
+    Pipeline.from_pretrained(folder, device="cpu", dtype="float32").save_pretrained(options.out)
+    return f"merged: {options.out}"
 
 
 def _requests(pipe: Pipeline, options: SampleOptions) -> tuple[ImageRequest, ...]:

@@ -109,6 +109,9 @@ class HeldOutConfig:
     draws: int = 1
     """Times and noises that each of them is measured with: more where few images are held out."""
 
+    keep_best: bool = False
+    """Write the model with the lowest loss to RUN/best as well."""
+
     def __post_init__(self) -> None:
         require(0 <= self.share < 1, f"share = {self.share}", "in [0, 1)")
         for name in ("every", "packs", "draws"):

@@ -6,6 +6,7 @@ environment.json  versions, git revision, device; a list, one entry a start
 metrics.jsonl     a JSON object a line, and TensorBoard events beside it
 checkpoints/      step-N/
 model/            the averaged weights as a pipeline: `anyres sample RUN/model`
+best/             the same, of the step with the lowest held-out loss, where the recipe keeps it
 samples/          pictures made during training
 """
 
@@ -43,6 +44,11 @@ class RunFolder:
     def model(self) -> Path:
         """Where the exported pipeline is."""
         return self.root / "model"
+
+    @property
+    def best(self) -> Path:
+        """Where the pipeline of the lowest held-out loss is."""
+        return self.root / "best"
 
     @property
     def samples(self) -> Path:

@@ -26,6 +26,7 @@ from .distributed import team_of
 from .folder import RunFolder, open_run
 from .graphs import records
 from .losses import DrawnPack, draw
+from .overfitting import Measured
 from .record import Guard, Recorder
 from .state import Progress, TrainState
 from .step import backward, update
@@ -43,6 +44,7 @@ class RunReport:
         progress: how far it came.
         stopped: why it ended early: the number of a signal, `stopping.TIME_IS_UP`, or None.
         shrunk: images that were longer than a pack and were shrunk, as the recipe allowed.
+        best: the measurement with the lowest held-out loss, where the run overfits since.
         leads: whether this process speaks for those that train together.
     """
 
@@ -50,6 +52,7 @@ class RunReport:
     progress: Progress
     stopped: int | None
     shrunk: int
+    best: Measured | None = None
     leads: bool = True
 
 
@@ -90,7 +93,14 @@ def train(
         ):
             stopper = Stopper(team, received, deadline, checkpoints.failed)
             stopped = run(config, state, loader, Guard(checkpoints, state), recorder, stopper)
-    return RunReport(folder=out, progress=state.progress, stopped=stopped, shrunk=loader.shrunk, leads=ranks.rank == 0)
+    return RunReport(
+        folder=out,
+        progress=state.progress,
+        stopped=stopped,
+        shrunk=loader.shrunk,
+        best=recorder.best,
+        leads=ranks.rank == 0,
+    )
 
 
 def run(
