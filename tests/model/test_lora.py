@@ -31,9 +31,11 @@ def adapted(seed: int = 0, kernels: str = "auto") -> NiT:
 
 
 def velocity(network: torch.nn.Module) -> Tensor:
+    device = network.patch_embedding.weight.device
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randn(LAYOUT.tokens, CONFIG.token_values, generator=generator)
-    return network(tokens, torch.tensor([0.3, 0.8]), torch.tensor([1, 4]), LAYOUT)
+    t, labels = torch.tensor([0.3, 0.8]), torch.tensor([1, 4])
+    return network(tokens.to(device), t.to(device), labels.to(device), LAYOUT.to(device))
 
 
 def test_nothing_changes_at_first() -> None:

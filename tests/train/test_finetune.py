@@ -14,8 +14,9 @@ from anyres.errors import CheckpointError, ConfigError
 from anyres.latents.format import LatentDataset
 from anyres.model.nit import NiT
 from anyres.sample.pipeline import Pipeline
-from anyres.train import checkpoint
+from anyres.train import checkpoint, record
 from anyres.train.base import BaseModel, begin_from
+from anyres.train.config import HeldOutConfig, PicturesConfig
 from anyres.train.loop import train
 from anyres.train.state import TrainState
 from tests.made import dataset
@@ -67,6 +68,43 @@ def test_a_run_exports_its_labels_and_what_the_base_has_seen(base: Path, data: P
     assert pipe("dog", "48x16", steps=2)[0].size == (48, 16)
     best = Pipeline.from_pretrained(tmp_path / "run" / "best", device="cpu")
     assert best.labels.names == ("dog", "nebula")
+
+
+def test_a_rise_of_the_held_out_loss_is_said_and_the_best_model_kept(
+    base: Path,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Also by a run that is interrupted on the way."""
+    curve = iter([1.0, 0.9, 0.8, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0])
+    honest = record.held_out_loss
+    monkeypatch.setattr(record, "held_out_loss", lambda *given: replace(honest(*given), loss=next(curve)))
+    falling = iter([torch.tensor(2.0 - 0.1 * step) for step in range(10)])
+    after = record.Recorder.after_step
+
+    def falls(self, lengths, outcome, guard):
+        outcome = replace(outcome, loss=replace(outcome.loss, total=next(falling)))
+        return after(self, lengths, outcome, guard)
+
+    monkeypatch.setattr(record.Recorder, "after_step", falls)
+    held_out = HeldOutConfig(share=0.2, every=1, keep_best=True)
+    config = config_of(base, data, held_out=held_out, pictures=PicturesConfig(every=0))
+    assert train(replace(config, steps=5), data, tmp_path / "run", device="cpu").best is None
+    report = train(replace(config, steps=10), data, tmp_path / "run", device="cpu")
+    assert report.best is not None
+    assert report.best.step == 4
+    assert caplog.text.count("overfitting: the held-out loss was lowest at step 4, 0.7000") == 1
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    held = [line for line in lines if line["kind"] == "held_out"]
+    assert [line["overfits"] for line in held] == [False] * 6 + [True] * 4
+    assert held[-1]["best_step"] == 4
+    # the average of step 4 is that of a run that ends there
+    monkeypatch.undo()
+    train(replace(config, steps=4), data, tmp_path / "four", device="cpu")
+    assert same(*(load_file(tmp_path / name / "model.safetensors") for name in ("run/best", "four/model")))
 
 
 def test_a_network_alone_has_numbers_for_labels(base: Path, tmp_path: Path) -> None:
