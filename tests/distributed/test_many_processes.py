@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from anyres.errors import AnyResError, ConfigError
 from anyres.model import elementwise
@@ -20,6 +21,7 @@ from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
 from tests.distributed.processes import together
 from tests.made import MeanColours, dataset
+from tests.train.made_base import base_folder, config_of, data_for
 from tests.train.test_run import last_state, settings
 from tests.train.test_teacher import aligned
 
@@ -249,3 +251,19 @@ def dtypes(config: TrainConfig, data: Path, out: Path) -> dict[str, set[torch.dt
     elementwise.Elementwise.heads = watched_heads
     train(replace(config, held_out=HeldOutConfig(share=0)), data, out, device="cpu")
     return seen
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_fine_tuning_in_two_processes_is_that_of_one(tmp_path: Path, rank: int) -> None:
+    base = base_folder(tmp_path)
+    data = data_for(base, tmp_path)
+    config = config_of(base, data, rank, packs_per_step=2, pictures=PicturesConfig(every=0))
+    train(config, data, tmp_path / "alone", device="cpu")
+    together(2, trained, config, data, tmp_path / "run")
+    for name in ("loss", "gradient_norm"):
+        expected = figures(tmp_path / "alone", "train", name)
+        assert figures(tmp_path / "run", "train", name) == pytest.approx(expected, rel=1e-4)
+    file = "adapter_model.safetensors" if rank else "model.safetensors"
+    one, other = (load_file(tmp_path / run / "model" / file) for run in ("run", "alone"))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[weight], other[weight], rtol=1e-4, atol=1e-5) for weight in one)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..config import require
+from ..model import lora
 from ..model.nit import NiT
 from ..tables import aligned
 from ..train.config import TrainConfig
@@ -13,9 +14,10 @@ from .imagenet import VARIANTS
 from .measured import MEASURED, Measured, fitting
 from .summary import DataSummary
 
-# bytes of each parameter, all in float32
-STATE_BYTES = {"weights": 4, "gradient": 4, "AdamW's moments": 8, "average": 4}
-CHECKPOINT_BYTES = 16  # all but the gradient
+# bytes of each parameter, all in float32, and of each that is trained
+STATE_BYTES = {"weights": 4, "average": 4}
+TRAINED_BYTES = {"gradient": 4, "AdamW's moments": 8}
+CHECKPOINT_BYTES = 16  # of what is trained, all but the gradient
 HOURS_A_DAY = 24
 
 
@@ -82,7 +84,8 @@ Line = tuple[str, str]
 
 def _size(name: str, config: TrainConfig, data: DataSummary) -> Iterator[Line]:
     parameters, projector = _parameters(config)
-    extra = f", and {projector / 1e6:,.1f}M of the projector while training" if projector else ""
+    extra = f", {_trained(config) / 1e6:,.1f}M trained with LoRA" if config.lora_rank else ""
+    extra += f", and {projector / 1e6:,.1f}M of the projector while training" if projector else ""
     yield "recipe", f"{name}: {parameters / 1e6:,.1f}M parameters{extra}"
     step = _tokens_a_step(config, data)
     yield "step", f"{step:,} tokens at most: {config.packs_per_step} packs of {step // config.packs_per_step:,}"
@@ -123,14 +126,15 @@ def _tokens_a_step(config: TrainConfig, data: DataSummary) -> int:
 
 
 def _memory(config: TrainConfig, fits: Sequence[Measured]) -> Iterator[Line]:
-    count = sum(_parameters(config))
-    state = count * sum(STATE_BYTES.values()) / 2**30
-    yield "memory", f"{state:,.1f} GiB for {', '.join(STATE_BYTES)}, on each GPU that holds them whole"
+    trained = _trained(config)
+    state = (sum(_parameters(config)) * sum(STATE_BYTES.values()) + trained * sum(TRAINED_BYTES.values())) / 2**30
+    parts = ", ".join([*STATE_BYTES, *TRAINED_BYTES])
+    yield "memory", f"{state:,.1f} GiB for {parts}, on each GPU that holds them whole"
     for record in fits:
         yield "", f"measured, activations included: {record.peak_gib} GiB with packs of {record.budget:,} tokens"
     if not fits:
         yield "", "activations come on top: not measured for this network"
-    saved = count * CHECKPOINT_BYTES / 2**30
+    saved = trained * CHECKPOINT_BYTES / 2**30
     # an old one is removed after the new one is whole
     yield "disk", f"{saved:,.1f} GiB a checkpoint, {config.keep_checkpoints + 1} of them for a moment"
 
@@ -158,6 +162,15 @@ def _time(tokens: int, fits: Sequence[Measured], resources: Resources) -> Iterat
 
 def _duration(hours: float) -> str:
     return f"{hours / HOURS_A_DAY:,.1f} days" if hours >= 2 * HOURS_A_DAY else f"{hours:,.1f} hours"
+
+
+def _trained(config: TrainConfig) -> int:
+    """Parameters that are trained."""
+    with torch.device("meta"):
+        model = NiT(config.model)
+        if config.lora_rank:
+            lora.attach(model, config.lora_rank)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _parameters(config: TrainConfig) -> tuple[int, int]:

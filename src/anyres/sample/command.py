@@ -6,12 +6,16 @@ from itertools import accumulate
 
 from PIL import Image
 
+from .. import hub
+from ..config import require
 from ..errors import ConfigError
 from ..files import check_writable, make_folder
+from ..model import lora
 from ..model.nit import NiT
 from ..progress import progress
 from ..ranks import Ranks
-from .options import SampleOptions, StartOptions
+from .folder import model_folder
+from .options import MergeOptions, SampleOptions, StartOptions
 from .pipeline import Pipeline, StepInfo
 from .request import ImageRequest, make_requests, together
 from .start import Start
@@ -63,6 +67,24 @@ def run(options: SampleOptions) -> SavedImages | None:
         images = [Image.open(path).convert("RGB") for path in paths]
         sheet = write_sheet(images, recipes, options.out, overwrite=options.overwrite)
     return SavedImages(paths=paths, sheet=sheet)
+
+
+def merge(options: MergeOptions) -> str:
+    """Write an adapter and its base as a model that needs neither; says where it is.
+
+    Raises:
+        ConfigError: it is no adapter.
+        AnyResError: it cannot be read or written.
+    """
+    folder = model_folder(hub.resolve(options.adapter))
+    require(
+        (folder / lora.CONFIG).is_file(),
+        f"{options.adapter}, which is no adapter",
+        f"a folder with {lora.CONFIG}, as training with LoRA writes it",
+        "use it as it is",
+    )
+    Pipeline.from_pretrained(folder, device="cpu", dtype="float32").save_pretrained(options.out)
+    return f"merged: {options.out}"
 
 
 def _requests(pipe: Pipeline, options: SampleOptions) -> tuple[ImageRequest, ...]:

@@ -15,6 +15,8 @@
     folder.py      the run's folder: what is in it, and who may continue it
     metrics.py     metrics.jsonl, TensorBoard, throughput
     tracking.py    W&B and trackio
+    base.py        the trained model that a fine-tuning begins from
+    overfitting.py when the held-out loss rises
     held_out.py    the loss on images that are never trained on
     pictures.py    samples during training, and the exported pipeline
 

@@ -195,6 +195,8 @@ def _store() -> Store:
 
 def shards(config: TrainConfig, device: torch.device) -> bool:
     """Whether several processes each keep a part of every weight, rather than all of them."""
+    if config.lora_rank:
+        return False
     if config.parallel != "auto":
         return config.parallel == "fsdp"
     if device.type != "cuda":

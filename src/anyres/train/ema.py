@@ -49,4 +49,5 @@ def update(average: nn.Module, model: nn.Module, decay: float, applied: Float[Te
     """
     weight = applied * (1 - decay)
     for mean, current in zip(average.parameters(), model.parameters(), strict=True):
-        local(mean).lerp_(local(current), weight.to(mean.dtype))
+        if current.requires_grad:  # the rest of a model that LoRA changes stays as it is
+            local(mean).lerp_(local(current), weight.to(mean.dtype))

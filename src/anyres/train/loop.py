@@ -28,6 +28,7 @@ from .distributed import team_of
 from .folder import RunFolder, open_run
 from .graphs import records
 from .losses import DrawnPack, draw
+from .overfitting import Measured
 from .record import Guard, Recorder
 from .state import Progress, TrainState
 from .step import backward, update
@@ -46,6 +47,7 @@ class RunReport:
         stopped: why it ended early: the number of a signal, `stopping.TIME_IS_UP`, or None.
         shrunk: images that were longer than a pack and were shrunk, as the recipe allowed.
         left_out: rows of variants that the recipe never draws.
+        best: the measurement with the lowest held-out loss, where the run overfits since.
         leads: whether this process speaks for those that train together.
     """
 
@@ -54,6 +56,7 @@ class RunReport:
     stopped: int | None
     shrunk: int
     left_out: int = 0
+    best: Measured | None = None
     leads: bool = True
 
 
@@ -101,6 +104,7 @@ def train(
         stopped=stopped,
         shrunk=loader.shrunk,
         left_out=loader.left_out,
+        best=recorder.best,
         leads=ranks.rank == 0,
     )
 

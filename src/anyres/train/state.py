@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from .. import noise
+from ..model import lora
 from ..model.nit import NiT
 from ..packing.loader import Position
 from ..ranks import Ranks
+from .base import begin_from
 from .config import TrainConfig
 from .distributed import Team
 from .graphs import GraphedGradient, records
@@ -59,24 +61,31 @@ class TrainState:
 
     @classmethod
     def create(cls, config: TrainConfig, device: torch.device, team: Team | None = None) -> "TrainState":
-        """A fresh state; the initial weights follow from the seed alone.
+        """A fresh state; the initial weights follow from the seed alone, or from the base.
 
         Args:
             config: the run's.
             device: where this process computes.
             team: the processes that train together; by default this one alone.
+
+        Raises:
+            CheckpointError: the base is not what it was, or does not fit.
         """
         team = team or Team(ranks=Ranks(), device=device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(noise.generator(config.seed, "weights").integers(2**63)))
             model = NiT(config.model, attention=config.attention)
+            if config.base is not None:
+                begin_from(config.base, model)
+            if config.lora_rank:
+                lora.attach(model, config.lora_rank)
         average = copy.deepcopy(model)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
         for one in (model, average):
             team.spread(one, config)
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
-            model.parameters(),
+            [weight for weight in model.parameters() if weight.requires_grad],
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,
