@@ -184,7 +184,7 @@ class TrainConfig:
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
-    """Record the step once and replay it: one launch a pack; "auto" does where it can, on a GPU that has all weights."""
+    """Record the step once and replay it: one launch a pack; "auto" does on a GPU with all weights."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """With several processes (torchrun): "ddp" keeps all weights in each, "fsdp" a part of each weight; "auto" takes
     fsdp where weights and what belongs to them would fill more than a quarter of a GPU."""
