@@ -243,9 +243,9 @@ def dtypes(config: TrainConfig, data: Path, out: Path) -> dict[str, set[torch.dt
         seen["time"].add(t.dtype)
         return condition(self, t, labels)
 
-    def watched_heads(self: Any, x: Any, linear: Any, *rest: Any) -> Any:
-        seen["weight"].add(linear.weight.dtype)
-        return heads(self, x, linear, *rest)
+    def watched_heads(self: Any, x: Any, projection: Any) -> Any:
+        seen["weight"].add(projection.linear.weight.dtype)
+        return heads(self, x, projection)
 
     elementwise.rotate, Conditioner.forward = watched_rotate, watched_condition
     elementwise.Elementwise.heads = watched_heads
