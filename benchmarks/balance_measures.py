@@ -20,7 +20,6 @@ from anyres.grid import Size
 from anyres.latents.format import LatentDataset
 from anyres.model.nit import NiT
 from anyres.networks.lite import EfficientNetLite
-from anyres.packing.draws import DrawsConfig
 from anyres.packing.loader import PackLoader
 from anyres.packing.plan import PackingConfig
 from anyres.sample.pipeline import Pipeline
@@ -45,7 +44,7 @@ def held_out_losses(
         dataset,
         rows=rows,
         patch=config.model.patch_size,
-        packing=PackingConfig(budget=config.packing.budget, draws=DrawsConfig()),
+        packing=PackingConfig(budget=config.packing.budget),  # each once, whatever training draws
         seed=0,
         flip=False,
     )

@@ -29,7 +29,6 @@ from anyres.devices import pick_device
 from anyres.latents.autoencoder import LatentScaling
 from anyres.model.config import PRESETS, NiTConfig
 from anyres.packing.loader import PackLoader
-from anyres.packing.plan import PackingConfig
 from anyres.ranks import Ranks
 from anyres.tables import aligned
 from anyres.train import checkpoint
@@ -87,9 +86,8 @@ class Plan:
 
     def config(self, job: Job) -> TrainConfig:
         """The job's run."""
-        common: Any = {"parallel": job.parallel, "packs_per_step": job.packs_per_step}
-        packing = PackingConfig(budget=self.tokens)
-        return dataclasses.replace(train_config("xl", self.tokens), model=self.model, packing=packing, **common)
+        changes: Any = {"model": self.model, "parallel": job.parallel, "packs_per_step": job.packs_per_step}
+        return dataclasses.replace(train_config("xl", self.tokens), **changes)
 
 
 class MadeLatents:

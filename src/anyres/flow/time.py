@@ -1,7 +1,7 @@
 """Times of training, drawn once an image, and times of a solver's steps."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -36,8 +36,7 @@ class TimeShift:
         """The times of images of so many tokens; 0 and 1 stay."""
         if self.power == 0:
             return t
-        s = (tokens.to(t.dtype) / self.base) ** self.power
-        return s * t / (s * t + (1 - t))
+        return _moved(t, (tokens.to(t.dtype) / self.base) ** self.power)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,12 @@ def shifted_times(times: tuple[float, ...], factor: float) -> tuple[float, ...]:
     """A solver's times moved as `TimeShift` moves those of training; 0 and 1 stay."""
     if factor == 1:
         return times
-    return tuple(factor * t / (factor * t + (1 - t)) for t in times)  # 1 stays exactly 1
+    return tuple(_moved(t, factor) for t in times)
+
+
+def _moved(t: Any, factor: Any) -> Any:
+    """One time or many; with this denominator 1 stays exactly 1."""
+    return factor * t / (factor * t + (1 - t))
 
 
 def solver_times(steps: int) -> tuple[float, ...]:

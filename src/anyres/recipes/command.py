@@ -16,6 +16,7 @@ from ..latents.format import LatentDataset
 from ..ranks import Ranks
 from ..train.base import BaseModel
 from ..train.config import TrainConfig
+from ..train.folder import RunFolder
 from ..train.loop import RunReport, train
 from ..train.stopping import TIME_IS_UP, seconds_of
 from . import finetune
@@ -188,7 +189,7 @@ def report(finished: RunReport) -> str:
     if finished.left_out:
         lines.append(f"left out: {finished.left_out:,} images of variants that --packing.draws never draws")
     if finished.best is not None:
-        kept = finished.folder / "best"
+        kept = RunFolder(finished.folder).best
         lines.append(
             f"overfits: the held-out loss was lowest at step {finished.best.step:,}"
             + (f", whose model is in {kept}" if kept.is_dir() else "")

@@ -200,9 +200,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "packs_per_step", "checkpoint_every", "keep_checkpoints", "log_every"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
+        require(self.lora_rank >= 0, f"lora_rank = {self.lora_rank}", "0 (all weights), or the rank of what is trained")
         require(
-            self.lora_rank == 0 or (self.lora_rank > 0 and self.base is not None),
-            f"lora_rank = {self.lora_rank}{'' if self.base else ' and no base'}",
+            self.lora_rank == 0 or self.base is not None,
+            f"lora_rank = {self.lora_rank} and no base",
             "0, or the rank of changes to a trained model",
             "use it with the recipe finetune",
         )

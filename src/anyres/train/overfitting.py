@@ -4,12 +4,13 @@ The held-out loss is always of the same images, times and noise, by averaged wei
 two measurements is small, and can be read off the curve itself.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from .metrics import recorded
 
 LEAST = 6  # measurements before anything is said
 RISE = 0.01  # of the lowest loss: less does not matter
@@ -64,13 +65,9 @@ def warning(best: Measured, now: float) -> str:
 
 
 def read_history(metrics: Path, until: int) -> list[Measured]:
-    """The measurements that a run has recorded up to a step; those that will come again are left out."""
-    found = []
-    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else ():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a killed run may be cut
-            continue
-        if record["kind"] == "held_out" and record["step"] <= until and "loss_training" in record:
-            found.append(Measured(step=record["step"], held_out=record["loss"], training=record["loss_training"]))
-    return found
+    """The measurements that a run has recorded up to a step."""
+    return [
+        Measured(step=record["step"], held_out=record["loss"], training=record["loss_training"])
+        for _, record in recorded(metrics, until)
+        if record["kind"] == "held_out" and "loss_training" in record
+    ]
