@@ -45,6 +45,7 @@ def test_an_arm_differs_from_the_base_in_what_it_is_called_by_and_in_nothing_els
     }
 
 
+@pytest.mark.slow
 def test_losses_are_of_the_held_out_versions_and_do_not_depend_on_the_arm(data: Path, tmp_path: Path) -> None:
     """The same model is measured alike, whatever it was trained with; and noise is harder to foresee at its end."""
     opened, first = LatentDataset.open(data), job(data, tmp_path / "run", BASE)

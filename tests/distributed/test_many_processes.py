@@ -106,6 +106,7 @@ def test_two_processes_train_as_one_does(data: Path, alone: Path, tmp_path: Path
     assert not list(out.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_the_update_in_two_passes_is_the_same_on_all_weights_and_on_parts(
     data: Path, alone: Path, tmp_path: Path, parallel: str
