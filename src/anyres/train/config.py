@@ -155,6 +155,9 @@ class TrainConfig:
     """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Record the step once and replay it: one launch a pack; "auto" does where it can, in one process on a GPU."""
+    recomputed_blocks: int = 0
+    """Activation checkpointing: of the first so many blocks only the input is kept for the backward pass, which computes
+    the rest anew. Less memory, at most a third more work; depth − 1 saves all that can be saved."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """With several processes (torchrun): "ddp" keeps all weights in each, "fsdp" a part of each weight; "auto" takes
     fsdp where weights and what belongs to them would fill more than a quarter of a GPU."""
@@ -170,6 +173,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "packs_per_step", "checkpoint_every", "keep_checkpoints", "log_every"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
+        require(
+            0 <= self.recomputed_blocks <= self.model.depth,
+            f"recomputed_blocks = {self.recomputed_blocks}",
+            f"0 to {self.model.depth}, the network's depth",
+        )
         require(0 <= self.label_dropout <= 1, f"label_dropout = {self.label_dropout}", "in [0, 1]")
         require(self.direction_weight >= 0, f"direction_weight = {self.direction_weight}", "0 or more")
         require(

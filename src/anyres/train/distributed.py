@@ -6,7 +6,7 @@ The network knows nothing of this. Alone, a process is a team of one, for which 
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -79,9 +79,10 @@ class Team:
         for block in model.blocks:
             assert isinstance(block, Block)  # noqa: S101
             fully_shard(block.modulation, mesh=mesh, mp_policy=half)  # called by itself, before its block
-            # its product is made in the block after, so it stays gathered until the pass is over
-            fully_shard(block.mlp.down, mesh=mesh, mp_policy=half)
-            block.register_forward_pre_hook(_gather_down)
+            if not block.recomputed:
+                # its product is made in the block after, so it stays gathered until the pass is over
+                fully_shard(block.mlp.down, mesh=mesh, mp_policy=half)
+                block.register_forward_pre_hook(_gather_down)
             fully_shard(block, mesh=mesh, mp_policy=half)
         fully_shard(model.head.modulation, mesh=mesh, mp_policy=half)
         fully_shard(model.head, mesh=mesh, mp_policy=half)
@@ -140,8 +141,9 @@ def _gather_down(block: nn.Module, _inputs: Any) -> None:
 def _release_downs(model: nn.Module, _inputs: Any, _outputs: Any) -> None:
     """After a pass that no backward one follows, which would do it."""
     if not torch.is_grad_enabled():
-        for block in cast(NiT, model).blocks:
-            cast(FSDPModule, cast(Block, block).mlp.down).reshard()
+        for block in cast(Iterable[Block], cast(NiT, model).blocks):
+            if not block.recomputed:
+                cast(FSDPModule, block.mlp.down).reshard()
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -69,6 +69,7 @@ class TrainState:
             torch.manual_seed(int(noise.generator(config.seed, "weights").integers(2**63)))
             model = NiT(config.model, attention=config.attention)
         average = copy.deepcopy(model)
+        model.recompute(config.recomputed_blocks)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
         for one in (model, average):
             team.spread(one, config)
