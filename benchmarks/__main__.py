@@ -8,6 +8,7 @@ from pathlib import Path
 NAMES = (
     "training",
     "training_plot",
+    "sizes",
     "sampling",
     "floors",
     "attention",

@@ -150,20 +150,8 @@ def time_ours(
 ) -> dict:
     """What our step takes, from the released model's weights where there are some; and its profile, if asked for."""
     release_memory()
-    state = TrainState.create(config, device)
-    if weights is None:
-        randomise(state.model)
-    else:
-        load_into(state.model, weights)
-    state.average.load_state_dict(state.model.state_dict())
-    state.update.refresh()
-
-    def step() -> torch.Tensor:
-        loss = backward(state, [pack], config)
-        outcome = update(state, loss, config)
-        state.progress = dataclasses.replace(state.progress, step=state.progress.step + 1)
-        return outcome.loss.total
-
+    state = made_state(config, device, weights)
+    step = our_step(state, pack, config)
     first = float(step())
     found = measured("ours", step, device, options.repeats, pack.layout.tokens)
     found |= {
@@ -174,6 +162,30 @@ def time_ours(
     if options.profile:
         found["profile"] = profiled(step, device, options.profile)
     return found
+
+
+def made_state(config: TrainConfig, device: torch.device, weights: dict[str, torch.Tensor] | None = None) -> TrainState:
+    """A fresh state whose network starts from these weights, or from random ones."""
+    state = TrainState.create(config, device)
+    if weights is None:
+        randomise(state.model)
+    else:
+        load_into(state.model, weights)
+    state.average.load_state_dict(state.model.state_dict())
+    state.update.refresh()
+    return state
+
+
+def our_step(state: TrainState, pack: DrawnPack, config: TrainConfig) -> Callable[[], torch.Tensor]:
+    """The trainer's own step, always on this pack; it gives the loss, on the device."""
+
+    def step() -> torch.Tensor:
+        loss = backward(state, [pack], config)
+        outcome = update(state, loss, config)
+        state.progress = dataclasses.replace(state.progress, step=state.progress.step + 1)
+        return outcome.loss.total
+
+    return step
 
 
 def measured(name: str, step: Callable[[], object], device: torch.device, repeats: int, tokens: int) -> dict:

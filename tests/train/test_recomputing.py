@@ -57,7 +57,7 @@ def test_gradients_are_the_same_bit_for_bit(precision: str, shape: PackShape | N
 
 
 def test_gradients_are_the_same_beside_a_teacher() -> None:
-    """Bit for bit before the projected block; that one adds its branch once instead of twice, so from there to rounding."""
+    """Bit for bit before the projected block; that one adds its branch once instead of twice, and is so to rounding."""
     expected = of_step(ALIGNED, 0)
     assert not torch.allclose(expected, of_step(replace(ALIGNED, teacher=TeacherConfig(weight=0.6)), 0))
     assert torch.equal(of_step(ALIGNED, 1), expected)

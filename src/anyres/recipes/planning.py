@@ -17,8 +17,8 @@ from .summary import DataSummary
 STATE_BYTES = {"weights": 4, "gradient": 4, "AdamW's moments": 8, "average": 4}
 CHECKPOINT_BYTES = 16  # all but the gradient
 HOURS_A_DAY = 24
-# what a block keeps between the passes of our kernels in bfloat16, in tensors of tokens × width: at each of two norms the
-# sum, the branch and the result; the product and its two rotated parts; what is attended. Each of the MLP's two is wider.
+# what a block keeps between the passes of our kernels in bfloat16, in tensors of tokens × width: at each of two norms
+# the sum, the branch and the result; a product and its two rotated parts; what is attended. The MLP's two are wider.
 KEPT_BY_BLOCK, KEPT_BY_MLP = 3 + 3 + 3 + 2 + 1, 2
 ACTIVATION_BYTES = 2
 

@@ -156,8 +156,8 @@ class TrainConfig:
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Record the step once and replay it: one launch a pack; "auto" does where it can, in one process on a GPU."""
     recomputed_blocks: int = 0
-    """Activation checkpointing: of the first so many blocks only the input is kept for the backward pass, which computes
-    the rest anew. Less memory, at most a third more work; depth − 1 saves all that can be saved."""
+    """Activation checkpointing: of the first so many blocks only the input is kept for the backward pass, which
+    computes the rest anew. Less memory, at most a third more work; depth − 1 saves all that can be saved."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """With several processes (torchrun): "ddp" keeps all weights in each, "fsdp" a part of each weight; "auto" takes
     fsdp where weights and what belongs to them would fill more than a quarter of a GPU."""
