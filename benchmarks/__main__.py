@@ -9,6 +9,7 @@ NAMES = (
     "training",
     "training_plot",
     "sizes",
+    "cpu",
     "sampling",
     "floors",
     "attention",

@@ -106,7 +106,7 @@ def made_pack(grids: list[Grid], config: TrainConfig, device: torch.device) -> D
     latents = torch.zeros(layout.shape.tokens, config.model.token_values)
     latents[: layout.tokens] = noise.normal((layout.tokens, config.model.token_values), SEED, "latents")
     labels = torch.zeros(layout.shape.images, dtype=torch.int64)
-    labels[: len(grids)] = torch.arange(len(grids)) % CLASSES
+    labels[: len(grids)] = torch.arange(len(grids)) % config.model.num_classes
     numbers = tuple(range(len(grids)))
     pack = Pack(layout=layout, latents=latents, labels=labels, indices=numbers, flipped=(False,) * len(grids))
     drawn = draw(pack, config, SEED, "step", dropout=0.0)

@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from ..config import suggestion
 from ..errors import BackendError, ConfigError
 from ..packing.pack import PackLayout
 from ..shapes import Float, Int, Tensor
+from .plain import ScaledSum, SigmoidGelu
 from .rope import RotaryTables, rotate
 
 NORM_EPS = 1e-6
@@ -61,7 +62,7 @@ class Elementwise:
 
     def add(self, x: Tokens, branch: Branch) -> Tokens:
         """X + gate·linear(inner)."""
-        return x + self._of_token(branch.gate) * branch.linear(branch.inner)
+        return self._scaled_sum(x, branch.gate, branch.linear(branch.inner))
 
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """X with its branch added, and LayerNorm(x)·(1 + scale) + shift of that, without a learned affine.
@@ -70,11 +71,14 @@ class Elementwise:
         """
         x = x if branch is None else self.add(x, branch)
         normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
-        return x, normed * (1 + self._of_token(scale)) + self._of_token(shift)
+        return x, self._scaled_sum(shift.index_select(0, self.image_index), 1 + scale, normed)
 
     def linear_gelu(self, x: Tokens, linear: nn.Linear) -> Float[Tensor, "tokens inner"]:
         """GELU (tanh) of linear(x)."""
-        return F.gelu(linear(x), approximate="tanh")
+        product = linear(x)
+        if product.is_cpu and product.dtype in (torch.float32, torch.float64):
+            return cast(Tensor, SigmoidGelu.apply(product))
+        return F.gelu(product, approximate="tanh")
 
     def heads(
         self, x: Tokens, linear: nn.Linear, q_norm: nn.Module, k_norm: nn.Module, rotary: RotaryTables
@@ -92,9 +96,8 @@ class Elementwise:
         # autocast computes the norms in float32; attention wants one dtype
         return rotate(q_norm(q), rotary).to(v.dtype), rotate(k_norm(k), rotary).to(v.dtype), v
 
-    def _of_token(self, vectors: Vectors) -> Tokens:
-        """One vector an image → one a token."""
-        return vectors.index_select(0, self.image_index)
+    def _scaled_sum(self, x: Tokens, scale: Vectors, f: Tokens) -> Tokens:
+        return cast(Tensor, ScaledSum.apply(x, scale, f, self.image_index))
 
 
 def elementwise_for(layout: PackLayout, kernels: str) -> Elementwise:
