@@ -9,6 +9,7 @@ NAMES = (
     "training",
     "training_plot",
     "sizes",
+    "sizes_plot",
     "cpu",
     "sampling",
     "floors",

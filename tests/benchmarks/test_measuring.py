@@ -19,7 +19,7 @@ from anyres.model.config import NiTConfig
 from anyres.model.nit import NiT
 from anyres.model.released import config_from_arguments
 from anyres.packing.pack import PackLayout
-from benchmarks import __main__, cpu, floors, released, sizes, training
+from benchmarks import __main__, cpu, floors, released, sizes, sizes_plot, training
 from tests.model.helpers import random_model, small_config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "base"
@@ -166,6 +166,30 @@ def test_sizes(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> 
         assert row["tokens_a_second"] == pytest.approx(1000 * row["tokens"] / row["ms"])
 
 
+def test_the_plot_of_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {
+            "tokens": tokens,
+            "recomputed_blocks": blocks,
+            "tokens_a_second": 1e8 / tokens,
+            "memory_gib": tokens / (1 + blocks),
+        }
+        for tokens, blocks in ((64, 0), (64, 3), (128, 1), (128, 3), (256, 3))
+    ]
+    images = [{"side": side, "tokens": 256, "tokens_a_second": 1000 / side} for side in (4, 8, 16)]
+    (tmp_path / "sizes.json").write_text(json.dumps({"results": {"growth": rows, "images": images}}))
+    drawn = []
+    curve = sizes_plot.curve
+    monkeypatch.setattr(sizes_plot, "curve", lambda axes, *what: (drawn.append(what), curve(axes, *what)))
+    options = ["--results", str(tmp_path / "sizes.json"), "--out", str(tmp_path / "plot.png")]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "sizes_plot", *options])
+    __main__.main()
+    of_speed = [[(row["tokens"], row["recomputed_blocks"]) for row in what[0]] for what in drawn if what[3]][::2]
+    assert of_speed == [[(64, 0), (128, 1), (256, 3)], [(64, 3), (128, 3), (256, 3)]]
+    assert [row["tokens"] for row in drawn[-1][0]] == [16, 64, 256]
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("backward", [False, True])
 def test_what_is_alone_is_every_product_and_attention(backward: bool) -> None:
     config, lengths = small_config(adaln_rank=12), [6, 4, 6, 1]
@@ -175,17 +199,17 @@ def test_what_is_alone_is_every_product_and_attention(backward: bool) -> None:
     counted = sum(product.flops for product in products(config, sum(lengths), len(lengths)))
     of_products = counter.get_flop_counts()["Global"][torch.ops.aten.mm]
     assert of_products == counted * (3 if backward else 1)
-    monkeypatched = Counter()
+    seen: Counter[tuple[int, ...]] = Counter()
 
     def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        monkeypatched[tuple(q.shape)] += 1
+        seen[tuple(q.shape)] += 1
         return q + k + v
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", attended)
         work()
     heads, dim = config.num_heads, config.head_dim
-    assert monkeypatched == {(n, heads, length, dim): config.depth for n, length in ((2, 6), (1, 4), (1, 1))}
+    assert seen == {(n, heads, length, dim): config.depth for n, length in ((2, 6), (1, 4), (1, 1))}
 
 
 def test_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,6 @@ def update(average: nn.Module, model: nn.Module, decay: float, applied: Float[Te
         decay: of this step.
         applied: 1 on the device where the optimizer stepped, else 0, so that nobody has to wait to know.
     """
+    means, currents = ([local(weight) for weight in network.parameters()] for network in (average, model))
     weight = applied * (1 - decay)
-    for mean, current in zip(average.parameters(), model.parameters(), strict=True):
-        local(mean).lerp_(local(current), weight.to(mean.dtype))
+    torch._foreach_lerp_(means, currents, [weight.to(mean.dtype) for mean in means])  # pyright: ignore[reportPrivateImportUsage]
