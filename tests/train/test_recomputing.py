@@ -67,8 +67,8 @@ def test_gradients_are_the_same_beside_a_teacher() -> None:
 
 def test_recomputed_blocks_keep_their_input_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     attended = []
-    project = SelfAttention.project
-    monkeypatch.setattr(SelfAttention, "project", lambda self, *rest: (attended.append(self), project(self, *rest))[1])
+    attend = SelfAttention.forward
+    monkeypatch.setattr(SelfAttention, "forward", lambda self, *rest: (attended.append(self), attend(self, *rest))[1])
     kept, computed = [], []
     for recomputed in range(DEPTH + 1):
         attended.clear()
