@@ -12,6 +12,7 @@ NAMES = (
     "sizes_plot",
     "cpu",
     "sampling",
+    "many_gpus",
     "floors",
     "attention",
     "codec",
@@ -19,6 +20,8 @@ NAMES = (
     "dealing",
     "loader",
     "pack_variance",
+    "balance",
+    "balance_plots",
     "position_order",
     "position_order_plots",
 )

@@ -24,7 +24,7 @@ from anyres.devices import pick_device
 from anyres.grid import Grid
 from anyres.model.nit import NiT
 from anyres.recipes.imagenet import BUDGETS
-from anyres.recipes.planning import STATE_BYTES, activation_bytes
+from anyres.recipes.planning import STATE_BYTES, TRAINED_BYTES, activation_bytes
 from anyres.tables import aligned
 from anyres.train.config import TrainConfig
 from anyres.train.graphs import GraphedGradient, records
@@ -85,7 +85,8 @@ class Network:
         if self.device.type != "cuda":
             return True
         parameters = sum(parameter.numel() for parameter in self._state.model.parameters())
-        counted = parameters * sum(STATE_BYTES.values()) + activation_bytes(self._config(tokens, recomputed))
+        state = parameters * sum((*STATE_BYTES.values(), *TRAINED_BYTES.values()))
+        counted = state + activation_bytes(self._config(tokens, recomputed))
         return counted + SPARE <= memory(self.device)
 
     def mixed(self, tokens: int, recomputed: int, repeats: int | None = None) -> dict:
@@ -100,7 +101,7 @@ class Network:
         network.zero_grad(set_to_none=True)
         state.graphed = None  # what the pack before has recorded is free
         release_memory()
-        state.graphed = GraphedGradient(network, config) if records(config, self.device) else None
+        state.graphed = GraphedGradient(network, config, state.team) if records(config, self.device) else None
         step = our_step(state, made_pack(grids, config, self.device), config)
         loss = float(step())
         ms = statistics.median(times(step, self.device, repeats=repeats or self._repeats, warm_up=1))

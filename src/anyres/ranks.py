@@ -3,10 +3,12 @@
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
+T = TypeVar("T")
 WAIT = timedelta(days=7)  # a rank may be long behind the others
 
 
@@ -42,6 +44,15 @@ class Ranks:
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=WAIT)
         dist.barrier()
+
+    def told(self, value: T) -> T:
+        """The leading process's value, in all processes."""
+        if self.world == 1:
+            return value
+        self.wait()
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
 
 _NAMES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))

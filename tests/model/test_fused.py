@@ -122,6 +122,9 @@ def check_heads(heads: int, dim: int, normed: bool, layout: PackLayout, device: 
     how |= {"device": device, "layout": layout}
     compare(lambda ops, x, m, q, k: ops.heads(x, QkvProjection(m, q, k, rotary)), [x / 2], [linear, *norms], **how)
 
+    if device == "cuda" and how.get("dtype") == torch.float32:
+        return  # tiles are for half precision there
+
     def attended(ops: Elementwise, x: Tensor, *modules: nn.Module) -> tuple[Tensor]:
         # attention by tiles, which `plan_attention` picks on a GPU only, against the naive one
         plan = plan_attention(layout, "reference", x.dtype)

@@ -41,7 +41,9 @@ class FusedElementwise(Elementwise):
 
     def mlp(self, x: Tokens, up: nn.Linear, down: nn.Linear, gate: Vectors) -> Branch:
         """See `Elementwise.mlp`."""
-        if x.dtype == up.weight.dtype and cublas.usable(x, len(up.weight)):
+        # under autocast they may differ: the products that follow convert, the library's do not
+        alike = all(one.dtype == x.dtype for one in (up.weight, up.bias, down.weight))
+        if alike and cublas.usable(x, len(up.bias)):
             if torch.is_grad_enabled():
                 return Branch(_Mlp.apply(x, up.weight, up.bias, down.weight), down.bias.clone(), gate)
             inner = torch.ops.aten._addmm_activation.default(up.bias, x, up.weight.t(), use_gelu=True)

@@ -86,7 +86,7 @@ class Team:
         fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
 
     def network(self, model: NiT) -> nn.Module:
-        """What the training's passes go through."""
+        """What passes go through that are launched kernel by kernel."""
         if self.size == 1 or self.sharded:
             return model
         # a projector that no loss asks for has no gradient
@@ -152,10 +152,10 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=_store(), rank=ranks.rank, world_size=ranks.world, timeout=WAIT)
         control, saving = (dist.new_group(backend="gloo", timeout=WAIT) for _ in range(2))
-        sharded = _shards(config, device)
+        sharded = shards(config, device)
         if ranks.rank == 0:
             kind = "FSDP2" if sharded else "DDP"
-            logger.info("%d processes, %s; steps are not recorded as CUDA graphs", ranks.world, kind)
+            logger.info("%d processes, %s", ranks.world, kind)
         yield Team(ranks=ranks, device=device, sharded=sharded, control=control, saving=saving)
     except RuntimeError as error:
         if not is_lost_connection(error):
@@ -193,7 +193,10 @@ def _store() -> Store:
     return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), store) if on_one_machine else store
 
 
-def _shards(config: TrainConfig, device: torch.device) -> bool:
+def shards(config: TrainConfig, device: torch.device) -> bool:
+    """Whether several processes each keep a part of every weight, rather than all of them."""
+    if config.lora_rank:
+        return False
     if config.parallel != "auto":
         return config.parallel == "fsdp"
     if device.type != "cuda":

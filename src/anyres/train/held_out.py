@@ -20,7 +20,7 @@ class HeldOutLoss:
     """Means over the tokens of the held-out packs.
 
     Attributes:
-        loss: what training minimises, without the alignment with a teacher.
+        loss: what training minimises where it weighs by token, without the alignment with a teacher.
         flow: its mean-square part.
         groups: that part by group, such as "t_0.4_0.6" and "tokens_65_256"; groups without a token are left out.
         images: held-out images (rows) measured.
@@ -41,13 +41,14 @@ def held_out_loss(state: TrainState, loader: PackLoader, config: TrainConfig) ->
     """
     names, device, ranks = group_names(), state.average.device, state.team.ranks
     packs = min(config.held_out.packs, loader.packs_in(0))
+    passes = packs * config.held_out.draws
     sums, flows = torch.zeros(2, device=device), torch.zeros(len(names), device=device)
     counts = torch.zeros(len(names), dtype=torch.int64, device=device)
-    for first in range(0, packs, ranks.world):
-        in_vain = first + ranks.rank >= packs
+    for first in range(0, passes, ranks.world):
+        in_vain = first + ranks.rank >= passes
         number = 0 if in_vain else first + ranks.rank
         # no dropout: the loss given the label
-        drawn = draw(loader.pack(0, number), config, config.seed, "held-out", number, dropout=0.0).to(device)
+        drawn = draw(loader.pack(0, number % packs), config, config.seed, "held-out", number, dropout=0.0).to(device)
         found = token_losses(state.average, drawn, config)
         if in_vain:
             continue
@@ -61,7 +62,7 @@ def held_out_loss(state: TrainState, loader: PackLoader, config: TrainConfig) ->
             counts.index_add_(0, group, tokens_of_image)
     sums, flows, counts = (state.team.sum(values) for values in (sums, flows, counts))
     lengths = loader.lengths_of(Position(epoch=0, pack=0), packs)
-    flow, direction = (sums / int(lengths.sum())).tolist()
+    flow, direction = (sums / int(lengths.sum()) / config.held_out.draws).tolist()
     means = (flows / counts).tolist()
     return HeldOutLoss(
         loss=flow + config.direction_weight * direction,
