@@ -10,14 +10,15 @@ import torch
 from anyres.cli import main
 from anyres.errors import ConfigError
 from anyres.grid import Grid
+from anyres.model import lora
 from anyres.model.config import ProjectionConfig
 from anyres.model.layers import SelfAttention
-from anyres.packing.pack import PackShape
+from anyres.packing.pack import PackLayout, PackShape
 from anyres.train.config import TeacherConfig, TrainConfig
 from anyres.train.losses import draw
 from anyres.train.step import backward
 from tests.made import dataset
-from tests.model.helpers import small_config
+from tests.model.helpers import random_model, small_config
 from tests.train.test_run import last_state
 from tests.train.test_step import CONFIG, gradient, pack_of, state_with_random_weights
 
@@ -118,3 +119,24 @@ def test_a_run_may_go_on_with_another_number(tmp_path: Path, capsys: pytest.Capt
     assert main([*map(str, [*command, "--out", tmp_path / "none", "--recomputed-blocks", 4])]) == 2
     assert "recomputed_blocks = 4" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_what_lora_trains_has_the_same_gradient() -> None:
+    """Nothing that goes into the first block has a gradient then."""
+    layout = PackLayout.from_grids([Grid(3, 4), Grid(2, 2)])
+    tokens, t, labels = torch.randn(16, 6), torch.rand(2), torch.tensor([0, 1])
+    found = []
+    for recomputed in (0, DEPTH):
+        model = random_model(small_config(depth=DEPTH))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            lora.attach(model, 2)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        assert 0 < len(trained) < len(list(model.parameters()))
+        with torch.no_grad():
+            for weight in trained:
+                weight.fill_(0.1)
+        model.recompute(recomputed)
+        model(tokens, t, labels, layout).square().sum().backward()
+        found.append([weight.grad for weight in trained])
+    assert all(one is not None and torch.equal(one, other) for one, other in zip(*found, strict=True))
