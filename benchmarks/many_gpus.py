@@ -273,7 +273,7 @@ def steps(state: TrainState, loader: PackLoader, config: TrainConfig) -> Iterato
         while True:
             lengths = loader.lengths_of(state.progress.position, config.packs_per_step)
             mine = list(islice(packs, config.packs_per_step // state.team.size))
-            loss = backward(state, mine, config, tokens=int(lengths.sum()))
+            loss = backward(state, mine, config, lengths=lengths)
             outcome = update(state, loss, config)
             state.progress = advanced(state.progress, lengths, config, loader)
             own = np.array([grid.tokens for pack in mine for grid in pack.layout.grids])
