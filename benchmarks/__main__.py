@@ -8,6 +8,9 @@ from pathlib import Path
 NAMES = (
     "training",
     "training_plot",
+    "sizes",
+    "sizes_plot",
+    "cpu",
     "sampling",
     "many_gpus",
     "floors",

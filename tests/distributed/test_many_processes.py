@@ -137,6 +137,15 @@ def test_two_processes_align_with_a_teacher_as_one_does(tmp_path: Path, parallel
     assert len(expected) == 4
 
 
+@pytest.mark.parametrize(("parallel", "recomputed"), [("ddp", 1), ("fsdp", 1), ("fsdp", 2)])
+def test_two_processes_recompute_blocks(
+    data: Path, alone: Path, tmp_path: Path, parallel: str, recomputed: int
+) -> None:
+    config = plan(data, parallel=parallel, recomputed_blocks=recomputed)
+    together(2, trained, config, data, tmp_path / "run")
+    assert same(tmp_path / "run", alone)
+
+
 def test_a_run_goes_on_in_another_number_of_processes(data: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for steps, count, parallel in ((1, 1, "auto"), (2, 2, "ddp"), (3, 4, "fsdp"), (5, 2, "fsdp"), (6, 1, "fsdp")):

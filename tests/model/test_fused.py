@@ -137,14 +137,15 @@ def check_heads(heads: int, dim: int, normed: bool, layout: PackLayout, device: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [None, 4])
-def test_a_network_is_the_same_with_kernels(rank: int | None) -> None:
+@pytest.mark.parametrize(("rank", "recomputed"), [(None, 0), (4, 0), (None, 1)])
+def test_a_network_is_the_same_with_kernels(rank: int | None, recomputed: int) -> None:
     config = NiTConfig(channels=4, hidden_size=24, depth=2, num_heads=2, num_classes=3, adaln_rank=rank)
     plain = NiT(config, attention="sdpa", kernels="eager")
     for weight in plain.parameters():
         nn.init.normal_(weight, std=0.2)
     fused = NiT(config, attention="sdpa", kernels="triton")
     fused.load_state_dict(plain.state_dict())
+    fused.recompute(recomputed)
     layout = layout_on("cpu")
     tokens, t = torch.randn(layout.shape.tokens, 4), torch.rand(layout.shape.images)
     labels = torch.randint(4, (layout.shape.images,))

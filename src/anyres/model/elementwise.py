@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import logging
 import os
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from ..errors import BackendError, ConfigError
 from ..packing.pack import PackLayout
 from ..shapes import Float, Int, Tensor
 from .attention import AttentionPlan, attend
+from .plain import ScaledSum, SigmoidGelu
 from .rope import RotaryTables, rotate
 
 NORM_EPS = 1e-6
@@ -82,7 +83,7 @@ class Elementwise:
 
     def mlp(self, x: Tokens, up: nn.Linear, down: nn.Linear, gate: Vectors) -> Branch:
         """What down(gelu(up(x))) and a gate will add; GELU by its tanh form."""
-        return self.branch(F.gelu(up(x), approximate="tanh"), down, gate)
+        return self.branch(_gelu(up(x)), down, gate)
 
     def attended(self, x: Tokens, projection: QkvProjection, plan: AttentionPlan) -> Float[Tensor, "tokens inner"]:
         """Attention within each image, heads side by side."""
@@ -98,7 +99,7 @@ class Elementwise:
     def add(self, x: Tokens, branch: Branch) -> Tokens:
         """X + gate·(product + bias)."""
         product = branch.product if branch.bias is None else branch.product + branch.bias.to(branch.product.dtype)
-        return x + self._of_token(branch.gate) * product
+        return self._scaled_sum(x, branch.gate, product)
 
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """X with its branch added, and LayerNorm(x)·(1 + scale) + shift of that, without a learned affine.
@@ -107,11 +108,17 @@ class Elementwise:
         """
         x = x if branch is None else self.add(x, branch)
         normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
-        return x, normed * (1 + self._of_token(scale)) + self._of_token(shift)
+        return x, self._scaled_sum(shift.index_select(0, self.image_index), 1 + scale, normed)
 
-    def _of_token(self, vectors: Vectors) -> Tokens:
-        """One vector an image → one a token."""
-        return vectors.index_select(0, self.image_index)
+    def _scaled_sum(self, x: Tokens, scale: Vectors, f: Tokens) -> Tokens:
+        return cast(Tensor, ScaledSum.apply(x, scale, f, self.image_index))
+
+
+def _gelu(x: Float[Tensor, "tokens inner"]) -> Float[Tensor, "tokens inner"]:
+    """GELU (tanh), where it is fastest: a function of many passes must not round in each."""
+    if x.is_cpu and x.dtype in (torch.float32, torch.float64):
+        return cast(Tensor, SigmoidGelu.apply(x))
+    return F.gelu(x, approximate="tanh")
 
 
 def elementwise_for(layout: PackLayout, kernels: str) -> Elementwise:

@@ -5,10 +5,12 @@ Shape letters: T tokens of the pack, I rows of per-image tensors, D width, H hea
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ..shapes import Float, Int, Tensor
 from .attention import AttentionPlan
@@ -124,11 +126,16 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer block with AdaLN-Zero."""
+    """A transformer block with AdaLN-Zero.
+
+    Attributes:
+        recomputed: whether training keeps only the block's input, and computes the rest anew in the backward pass.
+    """
 
     def __init__(self, config: NiTConfig) -> None:
         super().__init__()
         width = config.hidden_size
+        self.recomputed = False
         self.modulation = Modulation(width, 6, config.adaln_rank)
         self.attention = SelfAttention(config)
         self.mlp = Mlp(width, round(config.mlp_ratio * width))
@@ -139,13 +146,33 @@ class Block(nn.Module):
         branch: Branch | None,
         modulation: Float[Tensor, "images 6 width"],
         pack: PackContext,
+    ) -> tuple[Float[Tensor, "tokens width"], Branch | None]:
+        """Tokens, the branch of the block before, the modulation of each image → tokens, and the branch of the MLP.
+
+        A recomputed block adds its branch itself, so that one tensor is kept instead of two; all blocks before it have
+        to be recomputed ones, too.
+        """
+        if not self.recomputed:
+            return self._parts(x, branch, modulation, pack)
+        assert branch is None, "the blocks before a recomputed one are recomputed"  # noqa: S101
+        # nothing in it is random
+        whole = checkpoint(self._whole, x, modulation, pack, use_reentrant=False, preserve_rng_state=False)
+        return cast(Tensor, whole), None
+
+    def _parts(
+        self, x: Tensor, branch: Branch | None, modulation: Float[Tensor, "images 6 width"], pack: PackContext
     ) -> tuple[Float[Tensor, "tokens width"], Branch]:
-        """Tokens, the branch of the block before, the modulation of each image → tokens, and the branch of the MLP."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unbind(1)  # of attention, of the MLP
         ops = pack.elementwise
         x, h = ops.norm(x, branch, shift_a, scale_a)
         x, h = ops.norm(x, self.attention(h, gate_a, pack), shift_m, scale_m)
         return x, self.mlp(h, gate_m, pack)
+
+    def _whole(
+        self, x: Tensor, modulation: Float[Tensor, "images 6 width"], pack: PackContext
+    ) -> Float[Tensor, "tokens width"]:
+        x, branch = self._parts(x, None, modulation, pack)
+        return pack.elementwise.add(x, branch)
 
 
 class Head(nn.Module):
@@ -159,7 +186,7 @@ class Head(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "tokens width"],
-        branch: Branch,
+        branch: Branch | None,
         modulation: Float[Tensor, "images 2 width"],
         pack: PackContext,
     ) -> Float[Tensor, "tokens values"]:

@@ -19,6 +19,10 @@ STATE_BYTES = {"weights": 4, "average": 4}
 TRAINED_BYTES = {"gradient": 4, "AdamW's moments": 8}
 CHECKPOINT_BYTES = 16  # of what is trained, all but the gradient
 HOURS_A_DAY = 24
+# what a block keeps between the passes of our kernels in bfloat16, in tensors of tokens × width: at each of two norms
+# the sum, the branch and the result; a product and its two rotated parts; what is attended. The MLP's two are wider.
+KEPT_BY_BLOCK, KEPT_BY_MLP = 3 + 3 + 3 + 2 + 1, 2
+ACTIVATION_BYTES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,7 @@ def plan(
         "a number that divides the packs of a step",
         "change --gpus or --packs-per-step",
     )
-    fits = fitting(config.model, records)
+    fits = [each for each in fitting(config.model, records) if each.recomputed_blocks == config.recomputed_blocks]
     tokens = config.steps * _tokens_a_step(config, data)
     return aligned(
         [
@@ -130,13 +134,26 @@ def _memory(config: TrainConfig, fits: Sequence[Measured]) -> Iterator[Line]:
     state = (sum(_parameters(config)) * sum(STATE_BYTES.values()) + trained * sum(TRAINED_BYTES.values())) / 2**30
     parts = ", ".join([*STATE_BYTES, *TRAINED_BYTES])
     yield "memory", f"{state:,.1f} GiB for {parts}, on each GPU that holds them whole"
+    depth, recomputed = config.model.depth, config.recomputed_blocks
+    blocks = f"the first {recomputed} of {depth} blocks recomputed" if recomputed else f"all {depth} blocks kept"
+    counted = activation_bytes(config) / 2**30
+    yield "", f"{counted:,.1f} GiB for activations on a GPU, counted: {config.packing.budget:,} tokens, {blocks}"
     for record in fits:
-        yield "", f"measured, activations included: {record.peak_gib} GiB with packs of {record.budget:,} tokens"
-    if not fits:
-        yield "", "activations come on top: not measured for this network"
+        yield "", f"measured, all included: {record.peak_gib} GiB with packs of {record.budget:,} tokens"
     saved = trained * CHECKPOINT_BYTES / 2**30
     # an old one is removed after the new one is whole
     yield "disk", f"{saved:,.1f} GiB a checkpoint, {config.keep_checkpoints + 1} of them for a moment"
+
+
+def activation_bytes(config: TrainConfig) -> int:
+    """What the blocks keep of a pack for the backward pass, at most at once, in bfloat16 and with our kernels.
+
+    A recomputed block keeps its input; and while it is computed anew, all, when nothing is left of the blocks after it.
+    """
+    tensor = ACTIVATION_BYTES * config.packing.budget * config.model.hidden_size
+    whole = KEPT_BY_BLOCK + KEPT_BY_MLP * config.model.mlp_ratio
+    inputs = config.recomputed_blocks
+    return round(tensor * (inputs + whole * max(config.model.depth - inputs, 1)))
 
 
 def _time(tokens: int, fits: Sequence[Measured], resources: Resources) -> Iterator[Line]:

@@ -185,6 +185,9 @@ class TrainConfig:
     """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
     """Record the step once and replay it: one launch a pack; "auto" does on a GPU with all weights."""
+    recomputed_blocks: int = 0
+    """Activation checkpointing: of the first so many blocks only the input is kept for the backward pass, which
+    computes the rest anew. Less memory, at most a third more work; depth − 1 saves all that can be saved."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """With several processes (torchrun): "ddp" keeps all weights in each, "fsdp" a part of each weight; "auto" takes
     fsdp where weights and what belongs to them would fill more than a quarter of a GPU."""
@@ -201,6 +204,11 @@ class TrainConfig:
         for name in ("steps", "packs_per_step", "checkpoint_every", "keep_checkpoints", "log_every"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
         require(self.lora_rank >= 0, f"lora_rank = {self.lora_rank}", "0 (all weights), or the rank of what is trained")
+        require(
+            0 <= self.recomputed_blocks <= self.model.depth,
+            f"recomputed_blocks = {self.recomputed_blocks}",
+            f"0 to {self.model.depth}, the network's depth",
+        )
         require(
             self.lora_rank == 0 or self.base is not None,
             f"lora_rank = {self.lora_rank} and no base",

@@ -80,6 +80,7 @@ class TrainState:
             if config.lora_rank:
                 lora.attach(model, config.lora_rank)
         average = copy.deepcopy(model)
+        model.recompute(config.recomputed_blocks)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
         for one in (model, average):
             team.spread(one, config)
