@@ -132,8 +132,8 @@ def poisoned(config: TrainConfig, data: Path, out: Path) -> Any:
     """The pack that only one process draws."""
     honest = loop.draw
 
-    def draw(pack: Any, config: TrainConfig, *address: Any, dropout: float) -> Any:
-        drawn = honest(pack, config, *address, dropout=dropout)
+    def draw(pack: Any, config: TrainConfig, *address: Any, **how: Any) -> Any:
+        drawn = honest(pack, config, *address, **how)
         if address == (0, 3, 0):
             drawn.noise[0, 0] = float("inf")
         return drawn

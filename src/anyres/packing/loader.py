@@ -11,7 +11,6 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 
 from .. import noise
 from ..grid import Cells, Grid, patchify
@@ -119,7 +118,7 @@ class PackLoader:
         dataset.lengths(patch)  # refuses a patch that does not divide a grid
         own = dataset.cells[rows]
         self._dataset, self._rows, self._patch, self._seed = dataset, rows, patch, seed
-        self._flip, self._features = flip, features
+        self._flip, self._features, self._scaling = flip, features, dataset.scaling.of_tokens(patch)
         self._cells = fit_to_budget(own, patch, packing, lambda row: dataset.sources[int(rows[row])])
         self.shrunk = int((self._cells != own).any(axis=1).sum())
         self.lengths = (self._cells // patch).prod(axis=1, dtype=np.int64)
@@ -217,16 +216,15 @@ class PackLoader:
         layout = PackLayout.from_grids([c.grid(self._patch) for c in cells], self._shape)
         flips = of_pack.flips.tolist()
         parts = [self._tokens(image, c, flip) for image, c, flip in zip(images, cells, flips, strict=True)]
-        # scaled once a pack; a token's values are (channels, patch, patch), flattened
-        cells_of_tokens = rearrange(torch.cat(parts).float(), "t (c p) -> t p c", p=self._patch**2)
-        latents = rearrange(self._dataset.scaling.to_model(cells_of_tokens), "t p c -> t (c p)")
+        padding = parts[0].new_zeros(layout.shape.tokens - layout.tokens, parts[0].shape[1])
+        latents = self._scaling.to_model(torch.cat([*parts, padding]))
+        latents[layout.tokens :] = 0
         labels = torch.zeros(layout.shape.images, dtype=torch.int64)
         rows = self._rows[images]
         labels[: layout.images] = torch.from_numpy(self._dataset.labels[rows].astype(np.int64))
-        padding = layout.shape.tokens - layout.tokens
         return Pack(
             layout=layout,
-            latents=F.pad(latents, (0, 0, 0, padding)),
+            latents=latents,
             labels=labels,
             indices=tuple(rows.tolist()),
             flipped=tuple(flips),

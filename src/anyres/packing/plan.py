@@ -170,5 +170,5 @@ def report(lengths: np.ndarray, config: PackingConfig, seed: int = 0, *, fixed: 
 def pack_shape(lengths: np.ndarray, budget: int) -> PackShape:
     """One static shape that fits every pack of every epoch; tokens are rounded up to a multiple of 128."""
     tokens = -(-budget // 128) * 128
-    most_images = min(len(lengths), budget // int(lengths.min()))
+    most_images = int(np.searchsorted(np.cumsum(np.sort(lengths)), budget, side="right"))  # the shortest together
     return PackShape.fitting(tokens, most_images, int(lengths.max()))

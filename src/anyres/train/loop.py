@@ -13,6 +13,7 @@ import numpy as np
 from ..devices import pick_device
 from ..errors import DataError
 from ..latents.format import LatentDataset
+from ..model.elementwise import pick_kernels
 from ..packing.dealing import Share
 from ..packing.fixed import fixed_packs
 from ..packing.loader import PackLoader
@@ -119,11 +120,13 @@ def run(
 
 def drawn_packs(config: TrainConfig, state: TrainState, loader: PackLoader) -> Generator[DrawnPack, None, None]:
     """The run's packs from the state's position on, with their randomness addressed by (seed, step, pack)."""
-    first, pin = state.progress.step, state.model.device.type == "cuda"
+    model, first = state.model, state.progress.step
+    pin, on_device = model.device.type == "cuda", pick_kernels(model.kernels, model.device) == "triton"
 
     def finish(pack: Pack, number: int) -> DrawnPack:
         step, of_step = divmod(number, config.packs_per_step)
-        drawn = draw(pack, config, config.seed, first + step, of_step, dropout=config.label_dropout)
+        address = config.seed, first + step, of_step
+        drawn = draw(pack, config, *address, dropout=config.label_dropout, on_device=on_device)
         if config.teacher is not None and config.teacher.applies(first + step):
             drawn = replace(drawn, teacher=loader.features(pack))
         return drawn.pin_memory() if pin else drawn
