@@ -4,7 +4,7 @@
 
 Latents of 32 channels, a cell a token, with lengths like ImageNet's at 32 px a token (`packing.py`), from memory, by as
 many threads as training uses. The packs of a step, where there are several, are made even, and one of `ranks` processes
-makes its share. Packs for a GPU are padded to one shape and have no noise, which a GPU draws itself; where there is one,
+makes its share. Packs for a GPU are padded to one shape and have no noise, which it draws itself; where there is a GPU,
 they are put into page-locked memory. `--beside` names what `benchmarks training` recorded on this machine, and says how
 many times as fast the loader is.
 """

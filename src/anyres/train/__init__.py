@@ -14,6 +14,7 @@
     folder.py      the run's folder: what is in it, and who may continue it
     metrics.py     metrics.jsonl, TensorBoard, throughput
     tracking.py    W&B and trackio
+    groups.py      the loss by noise level and by size
     held_out.py    the loss on images that are never trained on
     pictures.py    samples during training, and the exported pipeline
 

@@ -4,6 +4,7 @@ Every pack is padded to the run's `PackShape`, so that one recording fits all.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -92,6 +93,7 @@ class GraphedGradient:
             flow=self._sums.flow.clone(),
             direction=self._sums.direction.clone(),
             alignment=self._sums.alignment.clone(),
+            groups=self._sums.groups.clone(),
         )
 
     def _record(self, pack: DrawnPack) -> None:
@@ -114,4 +116,4 @@ class GraphedGradient:
     def _once(self, pack: DrawnPack) -> LossSums:
         sums = pack_loss(self._model, pack, self._config)
         (sums.total * self._share).backward()
-        return LossSums(total=sums.total.detach(), flow=sums.flow, direction=sums.direction, alignment=sums.alignment)
+        return replace(sums, total=sums.total.detach())

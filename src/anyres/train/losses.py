@@ -16,6 +16,7 @@ from ..flow.time import training_times
 from ..packing.pack import Pack, PackLayout
 from ..shapes import Bool, Float, Int, Num, Tensor
 from .config import TrainConfig
+from .groups import GroupSums, group_sums
 from .precision import autocast
 
 
@@ -28,12 +29,14 @@ class LossSums:
         flow: the mean-square part.
         direction: the direction part, unweighted.
         alignment: the alignment with a teacher, unweighted; 0 without one.
+        groups: the mean-square part by noise level and size, and each group's tokens (`groups.group_sums`).
     """
 
     total: Float[Tensor, ""]
     flow: Float[Tensor, ""]
     direction: Float[Tensor, ""]
     alignment: Float[Tensor, ""]
+    groups: GroupSums
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -171,4 +174,10 @@ def pack_loss(model: nn.Module, pack: DrawnPack, config: TrainConfig) -> LossSum
         assert config.teacher is not None, "features without a teacher"  # noqa: S101
         alignment = found.alignment.sum()
         total = total + config.teacher.weight * alignment
-    return LossSums(total=total, flow=flow.detach(), direction=direction.detach(), alignment=alignment.detach())
+    return LossSums(
+        total=total,
+        flow=flow.detach(),
+        direction=direction.detach(),
+        alignment=alignment.detach(),
+        groups=group_sums(found.flow.detach(), pack.real, pack.layout, pack.t),
+    )

@@ -17,7 +17,7 @@ class StepOutcome:
     """What a step leaves to be read later, on the device.
 
     Attributes:
-        loss: the step's losses, means over its real tokens.
+        loss: the step's losses, means over its real tokens; `groups` are still sums.
         gradient_norm: before clipping.
         finite: whether loss and gradient were finite; the update is only applied where they were.
     """
@@ -39,7 +39,7 @@ def backward(
         tokens: real tokens of the step's packs in all processes; by default of these.
 
     Returns:
-        The step's losses, means over its real tokens. Nothing is read back from the device.
+        The step's losses: means over its real tokens, and of `groups` the sums. Nothing is read back from the device.
     """
     tokens = tokens or sum(pack.layout.tokens for pack in packs)
     if state.graphed is not None:
@@ -53,9 +53,12 @@ def backward(
             with state.team.pass_of(network, last=pack is packs[-1]):
                 sums.append(pack_loss(network, pack.to(state.model.device), config))
                 (sums[-1].total / share).backward()
-    names = [field.name for field in fields(LossSums)]
-    of_all = state.team.sum(torch.stack([sum_of(getattr(part, name).detach() for part in sums) for name in names]))
-    return LossSums(**dict(zip(names, of_all / tokens, strict=True)))
+    names = [field.name for field in fields(LossSums) if field.name != "groups"]
+    losses = torch.stack([sum_of(getattr(part, name).detach() for part in sums) for name in names])
+    groups = sum_of(part.groups for part in sums)
+    of_all = state.team.sum(torch.cat([losses, groups.flatten()]))
+    means, groups = of_all[: len(names)] / tokens, of_all[len(names) :].view_as(groups)
+    return LossSums(**dict(zip(names, means, strict=True)), groups=groups)
 
 
 def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcome:
@@ -69,5 +72,5 @@ def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcom
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:
-    """The sum of 0-d tensors."""
-    return torch.stack(list(tensors)).sum()
+    """The sum of tensors of one shape."""
+    return torch.stack(list(tensors)).sum(dim=0)
