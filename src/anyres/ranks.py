@@ -1,5 +1,6 @@
 """Several processes that share the work, as torchrun starts them; alone, there is one."""
 
+import hashlib
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -8,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 WAIT = timedelta(days=7)  # a rank may be long behind the others
+PATIENCE = timedelta(seconds=10)  # with torchrun's store, before an error is said
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,21 @@ class Ranks:
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=WAIT)
         dist.barrier()
+
+    def first_to_say(self, text: str) -> bool:
+        """Whether none of the processes that torchrun has started together has said this yet; alone, one is the first.
+
+        They ask torchrun's own store, so that nobody waits for a process that has ended.
+        """
+        if self.world == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return True
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+        name = f"anyres/said/{attempt}/{hashlib.sha256(text.encode()).hexdigest()}"
+        try:
+            address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+            return dist.TCPStore(address, port, is_master=False, timeout=PATIENCE).add(name, 1) == 1
+        except RuntimeError:  # it has gone: better said twice than never
+            return True
 
 
 _NAMES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))

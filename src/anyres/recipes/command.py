@@ -87,8 +87,8 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
             data: A dataset, as `anyres prepare` writes it.
             out: The run's folder; an existing run is continued.
             repa: Align with the teacher whose features the dataset holds, where it does; --no-repa does not.
-            device: auto, cpu, cuda, cuda:N or mps.
-            time_limit: Save and end after this time, such as 23h30m, or minutes.
+            device: auto, cpu, cuda, cuda:N or mps. Of --plan: what its speeds are for.
+            time_limit: Save and end after this time, such as 23h30m, or minutes. Of --plan: how often to start it.
             plan_only: Say what the run would take in memory, time and money, and start nothing.
             gpus: Of --plan: how many.
             price_per_gpu_hour: Of --plan: the price of one of them.
@@ -97,7 +97,13 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
         """
         del repa
         if plan_only:
-            resources = Resources(gpus=gpus, price_per_gpu_hour=price_per_gpu_hour, tokens_per_second=tokens_per_second)
+            resources = Resources(
+                gpus=gpus,
+                price_per_gpu_hour=price_per_gpu_hour,
+                tokens_per_second=tokens_per_second,
+                device=device,
+                time_limit=None if time_limit is None else seconds_of(time_limit),
+            )
             return PlanOptions(text=plan(recipe, config, summary, resources))
         if (gpus, price_per_gpu_hour, tokens_per_second) != (1, None, None):
             raise ConfigError(
