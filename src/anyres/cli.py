@@ -126,9 +126,10 @@ def _parsing() -> Iterator[None]:
     with redirect_stdout(said), redirect_stderr(said):
         try:
             yield
-            return
         except SystemExit as ending:
             left = ending
+        else:
+            return
     if _first_to_say(said.getvalue()):
         print(said.getvalue(), end="", file=sys.stderr if left.code else sys.stdout, flush=True)
     raise left
@@ -167,7 +168,9 @@ def _prepare(arguments: list[str]) -> int:
     options = _parse(PrepareOptions, "prepare", arguments, "Images → a dataset of latents.")
     from .prepare.encode import prepare
 
-    print(prepare(options))
+    report = prepare(options)
+    if report.leads:  # one process of several speaks
+        print(report)
     return 0
 
 
