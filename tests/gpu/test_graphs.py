@@ -42,6 +42,16 @@ def test_a_recorded_run_aligns_with_a_teacher_until_it_ends(packs_per_step: int,
     assert eager[7] < eager[6] - 0.1  # a term less
 
 
+def test_a_recorded_run_aligns_with_a_teacher_that_sees_the_images(tmp_path: Path) -> None:
+    data = dataset(tmp_path, teacher=MeanColours(), multiple_of_cells=2)
+    config = replace(settings(data, steps=8), cuda_graph="on")
+    train(aligned(config), data, tmp_path / "stored", device="cuda")
+    sees = aligned(config, images=str(tmp_path / "images"))
+    train(sees, data, tmp_path / "sees", device="cuda", teacher=MeanColours())
+    stored, seen = losses(tmp_path / "stored"), losses(tmp_path / "sees")
+    assert all(abs(stored[step] - seen[step]) < 0.01 * stored[step] for step in stored)
+
+
 def test_a_recorded_run_goes_on_after_the_term_has_ended(tmp_path: Path) -> None:
     data = dataset(tmp_path, teacher=MeanColours(), teacher_dtype="int8", multiple_of_cells=2)
     config = aligned(replace(settings(data, steps=8), cuda_graph="on"), stop_after=2)

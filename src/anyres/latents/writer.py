@@ -320,6 +320,12 @@ class DatasetWriter:
             staging.write_text(text.getvalue(), encoding="utf-8")
 
 
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What a dataset's parts agreed in; empty where it has gone."""
+    path = folder / PARTS / SETTINGS
+    return read_json(path) if path.is_file() else {}
+
+
 def _ids(table: Any) -> Any:
     """Each row's source#variant."""
     import pyarrow.compute

@@ -147,7 +147,7 @@ class PackLoader:
         for row, flipped, grid in zip(pack.indices, pack.flipped, pack.layout.grids, strict=True):
             own = Cells(*self._dataset.cells[row].tolist()).grid(self._patch)
             seen = self._features.read(row, flipped=flipped)
-            parts.append(seen if grid == own else _resampled(seen, own, grid))
+            parts.append(seen if grid == own else resampled(seen, own, grid))
         return F.pad(torch.cat(parts), (0, 0, 0, pack.layout.shape.tokens - pack.layout.tokens))
 
     def advance(self, position: Position, packs: int) -> Position:
@@ -235,7 +235,7 @@ class PackLoader:
         row = int(self._rows[image])
         own = Cells(*self._dataset.cells[row].tolist())
         latent = self._dataset.read_raw(row, flipped=flipped)
-        return patchify(latent if cells == own else _resampled(latent, own, cells), cells, self._patch)
+        return patchify(latent if cells == own else resampled(latent, own, cells), cells, self._patch)
 
     def _plan(self, epoch: int) -> "_Plan":
         known = self._plans.get(epoch)  # without the lock, which is held for long while another epoch is planned
@@ -274,7 +274,7 @@ class _Images:
 _Hand = list[tuple[int, _Images]]
 
 
-def _resampled(latent: Num[Tensor, "own channels"], own: Extent, wanted: Extent) -> Num[Tensor, "wanted channels"]:
+def resampled(latent: Num[Tensor, "own channels"], own: Extent, wanted: Extent) -> Num[Tensor, "wanted channels"]:
     """A smaller latent of the same picture, by averaging cells: near what encoding the smaller picture gives."""
     # (cells, channels) → a map of (1, channels, height, width), as torch resamples it
     as_map = latent.float().T.reshape(1, -1, own.height, own.width)

@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import torch.distributed as dist
 import tyro
 
 from ..errors import ConfigError
+from ..latents.features import TeacherInfo
 from ..latents.format import LatentDataset
+from ..networks.teacher import Teacher, load_teacher
 from ..train.config import TrainConfig
 from ..train.loop import RunReport, train
 from ..train.stopping import TIME_IS_UP, seconds_of
@@ -49,6 +52,8 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--data", type=Path)
     peek.add_argument("--no-repa", "--no_repa", action="store_true")
+    peek.add_argument("--teacher.network", dest="network")
+    peek.add_argument("--teacher.weights", dest="weights")
     found, _ = peek.parse_known_args(arguments)
     asks_help = any(argument in ("-h", "--help") for argument in arguments)
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
@@ -64,6 +69,8 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
         summary = DataSummary.of(LatentDataset.open(found.data))
     if found.no_repa:
         summary = replace(summary, teacher=None)
+    elif found.network and not asks_help:
+        summary = replace(summary, teacher=_seeing(found.network, found.weights))
     defaults = recipe(summary)
 
     def options(
@@ -120,6 +127,13 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
         return TrainOptions(recipe=recipe, data=data, out=out, device=device, time_limit=time_limit, config=config)
 
     return options
+
+
+def _seeing(network: str, weights: str | None) -> TeacherInfo:
+    """What a model is aligned with whose teacher sees the images: the projector's width follows from it."""
+    device = torch.device("cpu")
+    teacher = Teacher(load_teacher(network, device, weights), "float16", device)
+    return TeacherInfo(identity=teacher.identity, dim=teacher.dim, cells=1, px=teacher.px, dtype="float16")
 
 
 def run(options: TrainOptions) -> RunReport:
