@@ -111,6 +111,18 @@ def test_two_processes_align_with_a_teacher_as_one_does(tmp_path: Path, parallel
     assert len(expected) == 4
 
 
+def sees(config: TrainConfig, data: Path, out: Path) -> Any:
+    return train(config, data, out, device="cpu", teacher=MeanColours())
+
+
+def test_two_processes_whose_teachers_see_the_images_train_as_one(tmp_path: Path) -> None:
+    plain = dataset(tmp_path, multiple_of_cells=2)
+    config = aligned(plan(plain), images=str(tmp_path / "images"), stop_after=4)
+    sees(config, plain, tmp_path / "alone")
+    together(2, sees, config, plain, tmp_path / "run")
+    assert same(tmp_path / "run", tmp_path / "alone")
+
+
 def test_a_run_goes_on_in_another_number_of_processes(data: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for steps, count, parallel in ((1, 1, "auto"), (2, 2, "ddp"), (3, 4, "fsdp"), (5, 2, "fsdp"), (6, 1, "fsdp")):
