@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks loader [--tokens 16384] [--beside TRAINING.json] [--seconds S] [--out FILE]
 
-Latents of 32 channels, a cell a token, with lengths like ImageNet's at 32 px a token (`packing.py`), from memory, by as
-many threads as training uses. The packs of a step, where there are several, are made even, and one of `ranks` processes
-makes its share. Packs for a GPU are padded to one shape and have no noise, which it draws itself; where there is a GPU,
-they are put into page-locked memory. `--beside` names what `benchmarks training` recorded on this machine, and says how
-many times as fast the loader is.
+Latents of 32 channels, a cell a token, with lengths like ImageNet's at 32 px a token (`packing.py`), from a shard
+that is mapped into memory, by as many threads as training uses. The packs of a step, where there are several, are
+made even, and one of `ranks` processes makes its share. Packs for a GPU are padded to one shape and have no noise,
+which it draws itself; where there is a GPU, they are put into page-locked memory. `--beside` names what `benchmarks
+training` recorded on this machine, and says how many times as fast the loader is.
 """
 
 import argparse
@@ -14,11 +14,14 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from anyres.latents.autoencoder import LatentScaling
+from anyres.latents.format import SHARD
+from anyres.latents.shards import MappedRows, write_shard
 from anyres.model.config import NiTConfig
 from anyres.packing.dealing import Share
 from anyres.packing.loader import WORKERS, PackLoader, Position
@@ -35,15 +38,23 @@ STEPS = ((1, 1), (8, 1), (8, 8))  # packs of a step, ranks
 
 
 class MadeLatents:
-    """Latents in memory; each image is a slice of the same numbers."""
+    """Latents in a shard, as training maps it; each image is a slice of the same numbers.
 
-    def __init__(self) -> None:
+    Args:
+        folder: for the shard.
+    """
+
+    def __init__(self, folder: Path) -> None:
         rng = np.random.default_rng(0)
         self.cells = np.stack([native_lengths(IMAGES, rng), np.ones(IMAGES, dtype=np.int64)], axis=1)
         self.labels = rng.integers(0, 1000, IMAGES)
         self.sources = ["made"] * IMAGES
         self.scaling = LatentScaling.uniform(CHANNELS, factor=0.41407)
-        self._values = torch.randn(2**16, CHANNELS).half()
+        values = [rng.standard_normal((2**16, CHANNELS), dtype=np.float32).astype(np.float16) for _ in range(2)]
+        write_shard(folder / SHARD.format(0), values[:1], values[1:])
+        nowhere = np.zeros(IMAGES, dtype=np.int64)
+        offsets = 7 * np.arange(IMAGES) % 2**14
+        self._rows = MappedRows(folder, SHARD, nowhere, offsets, self.cells[:, 0], channels=CHANNELS)
 
     def lengths(self, patch: int) -> np.ndarray:
         """Tokens of each row."""
@@ -51,8 +62,7 @@ class MadeLatents:
 
     def read_raw(self, index: int, *, flipped: bool = False) -> torch.Tensor:
         """The latent of a row."""
-        start = 7 * index % 2**14 + int(flipped)
-        return self._values[start : start + int(self.cells[index, 0])]
+        return self._rows.read(index, flipped=flipped)
 
 
 def main() -> None:
@@ -62,9 +72,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement")
     parser.add_argument("--out", type=Path, default=RESULTS / "loader.json")
     options = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        measure(MadeLatents(Path(folder)), options)
+
+
+def measure(latents: MadeLatents, options: argparse.Namespace) -> None:
+    """Measure, print and record."""
     packing = PackingConfig(budget=options.tokens)
     config = TrainConfig(model=NiTConfig.preset("xl", num_classes=1000), packing=packing, steps=1)
-    latents, on_gpu = MadeLatents(), torch.cuda.is_available()
+    on_gpu = torch.cuda.is_available()
     consumed = json.loads(options.beside.read_text())["results"] if options.beside else None
 
     def made(pack: Pack, _number: int) -> int:
