@@ -183,10 +183,12 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
 
 def _check(config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
     if config.packs_per_step % ranks.world:
+        packs = -(-config.packs_per_step // ranks.world) * ranks.world
+        budget = config.packing.budget * config.packs_per_step // packs
         raise ConfigError(
             f"packs_per_step = {config.packs_per_step} cannot be shared equally among {ranks.world} processes",
             wanted="a multiple of the number of processes",
-            fix=f"set --packs-per-step {-(-config.packs_per_step // ranks.world) * ranks.world}, "
+            fix=f"set --packs-per-step {packs}, with --packing.budget {budget} for as many tokens a step, "
             "or start as many processes as divide it",
         )
     if device.type not in ("cpu", "cuda"):
