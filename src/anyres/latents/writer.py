@@ -51,7 +51,8 @@ class DatasetWriter:
         with self._ranks.leading_first():
             if self._ranks.rank == 0:
                 self._begin()
-            self.read()
+            else:
+                self.read()
         first = 1 + max((part.shard for part in self.parts), default=-1)
         self._number = first + self._ranks.rank
         # one process after another, without a gap, is as one that was never interrupted
@@ -59,7 +60,7 @@ class DatasetWriter:
         self._begun, self._before = (0, 0) if alone else (first, len(self.parts))
 
     def _begin(self) -> None:
-        """Take the folder, and remove what earlier runs began and did not finish."""
+        """Take the folder, read what earlier runs did, and remove what they began and did not finish."""
         folder = self.folder
         if folder.is_dir() and not self._parts.is_dir():
             others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

@@ -3,6 +3,7 @@
     config.py      every setting of a run
     loop.py        the run, on one screen
     losses.py      a pack's randomness and its losses
+    teacher.py     a teacher that sees the images, in the place of stored features
     step.py        one optimizer step: gradient, update
     graphs.py      the gradient recorded as a CUDA graph
     update.py      clip, AdamW, average; kernels/: the same in two passes over the parameters

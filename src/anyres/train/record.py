@@ -140,7 +140,7 @@ class Recorder:
             "loss_direction": float(loss.direction),
             **({"loss_alignment": float(loss.alignment)} if self._aligned(progress.step) else {}),
             "gradient_norm": float(outcome.gradient_norm),
-            **named(group_means(groups)),
+            **_by_name(group_means(groups)),
         }
         rates = self._throughput.read(self._device)
         counts = {"images": progress.images, "tokens": progress.tokens, "epoch": progress.position.epoch}
@@ -165,7 +165,7 @@ class Recorder:
             result = held_out_loss(self._state, self._held_out, self._config)
             if self._metrics is not None:
                 figures = {"loss": result.loss, "loss_flow": result.flow, "images": result.images}
-                self._metrics.write("held_out", step, **figures, **named(result.groups))
+                self._metrics.write("held_out", step, **figures, **_by_name(result.groups))
             self._figures["held-out"] = f"{result.loss:.4f}"
         if pictures:
             pipe = self._pipeline()
@@ -194,7 +194,7 @@ class Recorder:
         return pipeline_of(average, self._dataset, self._autoencoder, self._config, self._folder.root.name)
 
 
-def named(groups: Mapping[str, float]) -> dict[str, float]:
+def _by_name(groups: Mapping[str, float]) -> dict[str, float]:
     """Groups' losses by their names in the metrics."""
     return {f"loss_flow_{name}": value for name, value in groups.items()}
 
