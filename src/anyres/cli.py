@@ -245,7 +245,8 @@ def _train(arguments: list[str]) -> int:
 
     options = _parse(options_parser(arguments), "train", arguments, TRAIN_DESCRIPTION)
     if isinstance(options, PlanOptions):
-        print(options.text)
+        if _first_to_say(options.text):
+            print(options.text)
         return 0
     finished = run(options)
     if finished.leads:  # one process of several speaks
