@@ -107,16 +107,17 @@ def test_killed_it_goes_on_with_any_number_of_processes(images: Path, alone: Pat
         encode.DatasetWriter(out)
 
 
+class Told:
+    """In the place of a bar."""
+
+    def __init__(self) -> None:
+        self.amounts: list[int] = []
+
+    def advance(self, amount: int = 1, **_figures: Any) -> None:
+        self.amounts.append(amount)
+
+
 def test_the_bar_moves_with_the_work_of_all() -> None:
-    class Told:
-        """In the place of a bar."""
-
-        def __init__(self) -> None:
-            self.amounts: list[int] = []
-
-        def advance(self, amount: int = 1, **_figures: Any) -> None:
-            self.amounts.append(amount)
-
     done = 0
 
     class Many(Ranks):
@@ -132,3 +133,19 @@ def test_the_bar_moves_with_the_work_of_all() -> None:
     shared.advance(2)
     shared.advance(1)
     assert bar.amounts == [22, 11]
+
+
+def both_bars(amounts: tuple[int, int]) -> list[list[int]]:
+    """Two bars one after the other, and what each process's shows in the end."""
+    ranks, shown = Ranks.from_environment(), []
+    for amount in amounts:
+        bar = Told()
+        common = encode.CommonBar(bar, ranks)
+        common.advance(amount * (ranks.rank + 1))
+        common.wait()
+        shown.append(sum(bar.amounts))
+    return shown
+
+
+def test_every_bar_shows_all_of_its_own_work_in_the_end() -> None:
+    assert together(2, both_bars, (5, 7)) == [[15, 21]] * 2

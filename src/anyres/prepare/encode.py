@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 PATCH_PCA = "patch-pca"
 FIT_IMAGES = 512  # images that PatchPCA is fitted to, at most
+LOOK = 0.5  # seconds between two looks at what other processes have done
+_BARS = count()  # alike in all processes, which prepare the same, one thing after another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +144,9 @@ def prepare(options: PrepareOptions, teacher: MapNetwork | None = None) -> Prepa
             logger.warning("%s", statement(guide, options, pending, identity.px_per_cell))
         done = (source.count or 0) - len(pending) if isinstance(pending, Sequence) else 0
         with progress("prepare", source.count, "image", done=done, shown=ranks.rank == 0) as bar:
-            Encoder(options, autoencoder, writer, guide).run(_own(pending, ranks), CommonBar(bar, ranks))
-            ranks.wait()
+            common = CommonBar(bar, ranks)
+            Encoder(options, autoencoder, writer, guide).run(_own(pending, ranks), common)
+            common.wait()
         writer.read()
         with ranks.leading_first():
             if ranks.rank == 0:
@@ -172,12 +175,24 @@ class CommonBar:
 
     def __init__(self, bar: Bar, ranks: Ranks) -> None:
         self._bar, self._ranks, self._shown = bar, ranks, 0
+        self._name = f"prepared {next(_BARS)}"
 
     def advance(self, amount: int = 1, **figures: Any) -> None:
         """See `Bar.advance`."""
-        done = self._ranks.add("prepared", amount) if self._ranks.world > 1 else self._shown + amount
+        done = self._ranks.add(self._name, amount) if self._ranks.world > 1 else self._shown + amount
         self._bar.advance(done - self._shown, **figures)
         self._shown = done
+
+    def wait(self) -> None:
+        """Until all processes have done their work, in which the bar moves on."""
+        if self._ranks.world > 1:
+            here = f"{self._name}, done"
+            self._ranks.add(here, 1)
+            while self._ranks.add(here, 0) < self._ranks.world:
+                time.sleep(LOOK)
+                self.advance(0)
+            self.advance(0)
+        self._ranks.wait()
 
 
 def _own(images: Iterable[SourceImage], ranks: Ranks) -> Iterator[SourceImage]:
