@@ -8,7 +8,11 @@ from pathlib import Path
 NAMES = (
     "training",
     "training_plot",
+    "sizes",
+    "sizes_plot",
+    "cpu",
     "sampling",
+    "many_gpus",
     "floors",
     "attention",
     "codec",
@@ -16,6 +20,8 @@ NAMES = (
     "dealing",
     "loader",
     "pack_variance",
+    "balance",
+    "balance_plots",
     "position_order",
     "position_order_plots",
 )

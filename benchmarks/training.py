@@ -106,7 +106,7 @@ def made_pack(grids: list[Grid], config: TrainConfig, device: torch.device) -> D
     latents = torch.zeros(layout.shape.tokens, config.model.token_values)
     latents[: layout.tokens] = noise.normal((layout.tokens, config.model.token_values), SEED, "latents")
     labels = torch.zeros(layout.shape.images, dtype=torch.int64)
-    labels[: len(grids)] = torch.arange(len(grids)) % CLASSES
+    labels[: len(grids)] = torch.arange(len(grids)) % config.model.num_classes
     numbers = tuple(range(len(grids)))
     pack = Pack(layout=layout, latents=latents, labels=labels, indices=numbers, flipped=(False,) * len(grids))
     drawn = draw(pack, config, SEED, "step", dropout=0.0)
@@ -150,20 +150,8 @@ def time_ours(
 ) -> dict:
     """What our step takes, from the released model's weights where there are some; and its profile, if asked for."""
     release_memory()
-    state = TrainState.create(config, device)
-    if weights is None:
-        randomise(state.model)
-    else:
-        load_into(state.model, weights)
-    state.average.load_state_dict(state.model.state_dict())
-    state.update.refresh()
-
-    def step() -> torch.Tensor:
-        loss = backward(state, [pack], config)
-        outcome = update(state, loss, config)
-        state.progress = dataclasses.replace(state.progress, step=state.progress.step + 1)
-        return outcome.loss.total
-
+    state = made_state(config, device, weights)
+    step = our_step(state, pack, config)
     first = float(step())
     found = measured("ours", step, device, options.repeats, pack.layout.tokens)
     found |= {
@@ -174,6 +162,30 @@ def time_ours(
     if options.profile:
         found["profile"] = profiled(step, device, options.profile)
     return found
+
+
+def made_state(config: TrainConfig, device: torch.device, weights: dict[str, torch.Tensor] | None = None) -> TrainState:
+    """A fresh state whose network starts from these weights, or from random ones."""
+    state = TrainState.create(config, device)
+    if weights is None:
+        randomise(state.model)
+    else:
+        load_into(state.model, weights)
+    state.average.load_state_dict(state.model.state_dict())
+    state.update.refresh()
+    return state
+
+
+def our_step(state: TrainState, pack: DrawnPack, config: TrainConfig) -> Callable[[], torch.Tensor]:
+    """The trainer's own step, always on this pack; it gives the loss, on the device."""
+
+    def step() -> torch.Tensor:
+        loss = backward(state, [pack], config)
+        outcome = update(state, loss, config)
+        state.progress = dataclasses.replace(state.progress, step=state.progress.step + 1)
+        return outcome.loss.total
+
+    return step
 
 
 def measured(name: str, step: Callable[[], object], device: torch.device, repeats: int, tokens: int) -> dict:

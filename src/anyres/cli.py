@@ -1,4 +1,4 @@
-"""The command line: `anyres prepare | inspect | train | sample | evaluate | reference | demo | import-released`.
+"""The command line: `anyres prepare | inspect | train | sample | merge | evaluate | reference | demo | …`.
 
 `anyres --help` must answer at once, so nothing heavy is imported before a command is known.
 """
@@ -27,6 +27,7 @@ commands:
   inspect   what is in a dataset, or came of a training run, as tables and plots; or a model's attention
   train     train a model by a recipe, or continue a run
   sample    labels and sizes → images
+  merge     an adapter and its base model → a model by itself
   evaluate  how near made images are to real ones: a report, a comparison, or a sweep
   reference what real images look like to a feature network, kept to evaluate against
   demo      a local web page to play with a model
@@ -204,7 +205,19 @@ def _sample(arguments: list[str]) -> int:
     options = _parse(SampleOptions, "sample", arguments, f"Labels and sizes → images.{box}")
     from .sample.command import run
 
-    print(run(options))
+    saved = run(options)
+    if saved is not None:  # one process of several speaks
+        print(saved)
+    return 0
+
+
+def _merge(arguments: list[str]) -> int:
+    from .sample.options import MergeOptions
+
+    options = _parse(MergeOptions, "merge", arguments, "An adapter and its base model → a model by itself.")
+    from .sample.command import merge
+
+    print(merge(options))
     return 0
 
 
@@ -259,6 +272,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "inspect": _inspect,
     "train": _train,
     "sample": _sample,
+    "merge": _merge,
     "evaluate": _evaluate,
     "reference": _reference,
     "demo": _demo,

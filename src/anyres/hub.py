@@ -41,6 +41,19 @@ def resolve(name: str, *, revision: str | None = None, wanted: Sequence[str] = W
     )
 
 
+def lasting(name: str, folder: Path) -> tuple[str, str | None]:
+    """A name and revision that mean the same from another working folder, and when a branch has moved on.
+
+    Args:
+        name: as `resolve` took it.
+        folder: as `resolve` gave it.
+    """
+    if Path(name).expanduser().exists():
+        return str(folder.resolve()), None
+    # huggingface_hub keeps a download in snapshots/COMMIT
+    return name, folder.name if folder.parent.name == "snapshots" else None
+
+
 def built_in() -> list[str]:
     """Names of the models in the box."""
     return sorted(path.name for path in MODELS.iterdir() if path.is_dir()) if MODELS.is_dir() else []

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+T = TypeVar("T")
 WAIT = timedelta(days=7)  # a rank may be long behind the others
 PATIENCE = timedelta(seconds=10)  # with torchrun's store, before an error is said
 
@@ -78,6 +80,15 @@ class Ranks:
             return meeting_store(PATIENCE).add(name, 1) == 1
         except RuntimeError:  # it has gone: better said twice than never
             return True
+
+    def told(self, value: T) -> T:
+        """The leading process's value, in all processes."""
+        if self.world == 1:
+            return value
+        self.wait()
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
 
 def meeting_store(timeout: timedelta) -> Store:

@@ -11,6 +11,7 @@ from benchmarks.floors import Ceilings, products, traffic_ms, training_traffic
 from benchmarks.profiling import kind_of
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from anyres.grid import Grid
 from anyres.model.attention import attend, plan_attention
@@ -18,7 +19,7 @@ from anyres.model.config import NiTConfig
 from anyres.model.nit import NiT
 from anyres.model.released import config_from_arguments
 from anyres.packing.pack import PackLayout
-from benchmarks import __main__, floors, released, training
+from benchmarks import __main__, cpu, floors, released, sizes, sizes_plot, training
 from tests.model.helpers import random_model, small_config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "base"
@@ -146,6 +147,89 @@ def test_training_alone(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyP
     assert "traceEvents" in json.loads(trace.read_text())
 
 
+def test_sizes(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes.Network, "fits", lambda _, tokens, recomputed: tokens + 64 * (2 - recomputed) <= 192)
+    monkeypatch.setattr(NiTConfig, "preset", lambda name, **fields: small_config(**{**fields, "depth": 3}))
+    found = run(monkeypatch, tmp_path / "s.json", "sizes", "--tiny", "--repeats", "1")
+    assert [row["recomputed_blocks"] for row in found["presets"]] == [0, 2]
+    assert len({row["loss"] for row in found["presets"]}) == 2  # the second is of the weights after some steps
+    # as few as fit, and as many as are worth it
+    assert [(row["tokens"], row["recomputed_blocks"]) for row in found["growth"]] == [
+        (64, 0),
+        (64, 2),
+        (119, 1),
+        (119, 2),
+    ]
+    assert [(row["side"], row["images"], row["tokens"]) for row in found["images"]] == [(4, 8, 128), (8, 2, 128)]
+    assert found["largest"] == []
+    for row in found["growth"]:
+        assert row["tokens_a_second"] == pytest.approx(1000 * row["tokens"] / row["ms"])
+
+
+def test_the_plot_of_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {
+            "tokens": tokens,
+            "recomputed_blocks": blocks,
+            "tokens_a_second": 1e8 / tokens,
+            "memory_gib": tokens / (1 + blocks),
+        }
+        for tokens, blocks in ((64, 0), (64, 3), (128, 1), (128, 3), (256, 3))
+    ]
+    images = [{"side": side, "tokens": 256, "tokens_a_second": 1000 / side} for side in (4, 8, 16)]
+    (tmp_path / "sizes.json").write_text(json.dumps({"results": {"growth": rows, "images": images}}))
+    drawn = []
+    curve = sizes_plot.curve
+    monkeypatch.setattr(sizes_plot, "curve", lambda axes, *what: (drawn.append(what), curve(axes, *what)))
+    options = ["--results", str(tmp_path / "sizes.json"), "--out", str(tmp_path / "plot.png")]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "sizes_plot", *options])
+    __main__.main()
+    of_speed = [[(row["tokens"], row["recomputed_blocks"]) for row in what[0]] for what in drawn if what[3]][::2]
+    assert of_speed == [[(64, 0), (128, 1), (256, 3)], [(64, 3), (128, 3), (256, 3)]]
+    assert [row["tokens"] for row in drawn[-1][0]] == [16, 64, 256]
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_what_is_alone_is_every_product_and_attention(backward: bool) -> None:
+    config, lengths = small_config(adaln_rank=12), [6, 4, 6, 1]
+    work = cpu.work_alone(config, lengths, backward=backward)
+    with FlopCounterMode(display=False) as counter:
+        work()
+    counted = sum(product.flops for product in products(config, sum(lengths), len(lengths)))
+    of_products = counter.get_flop_counts()["Global"][torch.ops.aten.mm]
+    assert of_products == counted * (3 if backward else 1)
+    seen: Counter[tuple[int, ...]] = Counter()
+
+    def attended(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        seen[tuple(q.shape)] += 1
+        return q + k + v
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", attended)
+        work()
+    heads, dim = config.num_heads, config.head_dim
+    assert seen == {(n, heads, length, dim): config.depth for n, length in ((2, 6), (1, 4), (1, 1))}
+
+
+def test_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "SIZES", ("64x32",))
+    monkeypatch.setattr(cpu, "PACKS", {**cpu.PACKS, "tutorial": (32, [Grid(3, 4), Grid(2, 2)])})
+    monkeypatch.setattr(
+        sys, "argv", ["b", "cpu", "--cases", "sampling", "tutorial", "--repeats", "1", "--out", "c.json"]
+    )
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    __main__.main()
+    torch.set_num_threads(threads)
+    sampling, tutorial = json.loads((tmp_path / "c.json").read_text())["results"]["cases"]
+    assert (sampling["case"], sampling["tokens"], sampling["steps"]) == ("sampling", 2 * 2 * 8, 2)
+    assert (tutorial["tokens"], tutorial["images"]) == (32, 4)
+    for case in (sampling, tutorial):
+        assert case["ratio"] == pytest.approx(case["ours_ms"] / case["alone_ms"])
+        assert case["ratio_of_processor_time"] > 0
+
+
 def test_sampling_alone(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = ("--cases", "64x32:2", "96x64:1", "--steps", "4", "--repeats", "1")
     monkeypatch.setattr(NiTConfig, "preset", lambda name, **fields: small_config(**{**fields, "channels": 6}))
@@ -153,3 +237,18 @@ def test_sampling_alone(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyP
     assert [(case["size"], case["images"]) for case in found["cases"]] == [("64x32", 2), ("96x64", 1)]
     for case in found["cases"]:
         assert case["ours"]["images_a_second"] == pytest.approx(1000 * case["images"] / (4 * case["ours"]["ms_a_step"]))
+
+
+@pytest.mark.slow
+def test_many_processes_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run(monkeypatch, tmp_path / "m.json", "many_gpus", "--tiny")
+    assert [(one["gpus"], one["parallel"]) for one in found["speed"]] == [(1, "alone"), (2, "ddp"), (2, "fsdp")]
+    for one in found["speed"]:
+        assert one["tokens_a_second"] == pytest.approx(1000 * one["tokens"] / one["steps"] / one["ms"])
+        assert 0 <= one["imbalance"] < 0.5
+    assert found["speed"][0]["scaling"] == 1
+    for one in found["saving"]:
+        assert one["gib"] > 0
+        assert one["seconds"] > one["blocked_ms"] / 1000
+    assert len(found["resumed"]["losses"]) == 8
+    assert found["resumed"]["differ"] < 1e-4

@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from anyres.errors import AnyResError, ConfigError
 from anyres.model import elementwise
 from anyres.model.layers import Conditioner
-from anyres.train import checkpoint, loop
+from anyres.packing.draws import DrawsConfig
+from anyres.packing.plan import PackingConfig
+from anyres.train import checkpoint, loop, update
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
 from tests.distributed.processes import together
 from tests.made import MeanColours, dataset
+from tests.train.made_base import base_folder, config_of, data_for
 from tests.train.test_run import last_state, settings
 from tests.train.test_teacher import aligned
 
@@ -73,6 +77,14 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_processes_that_weigh_by_image_and_draw_unequally_train_as_one_does(data: Path, tmp_path: Path) -> None:
+    draws = DrawsConfig(native=1.5, tokens_power=-0.5)
+    config = plan(data, loss_tokens_power=0.0, packing=PackingConfig(budget=12, draws=draws))
+    train(config, data, tmp_path / "alone", device="cpu")
+    together(2, trained, config, data, tmp_path / "run")
+    assert same(tmp_path / "run", tmp_path / "alone")
+
+
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_two_processes_train_as_one_does(data: Path, alone: Path, tmp_path: Path, parallel: str) -> None:
     out = tmp_path / "run"
@@ -93,6 +105,21 @@ def test_two_processes_train_as_one_does(data: Path, alone: Path, tmp_path: Path
     parts = {path.name[:4] for path in (out / "checkpoints" / "step-6").glob("*.distcp")}
     assert parts == {"__0_", "__1_"}  # each wrote its own
     assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_the_update_in_two_passes_is_the_same_on_all_weights_and_on_parts(
+    data: Path, alone: Path, tmp_path: Path, parallel: str
+) -> None:
+    pytest.importorskip("triton")
+    together(2, trained_by_kernels, plan(data, parallel=parallel), data, tmp_path / "run")
+    assert same(tmp_path / "run", alone)
+
+
+def trained_by_kernels(config: TrainConfig, data: Path, out: Path) -> Any:
+    update.pick_kernels = lambda *_: "triton"  # in its interpreter
+    return trained(config, data, out)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
@@ -121,6 +148,15 @@ def test_two_processes_whose_teachers_see_the_images_train_as_one(tmp_path: Path
     sees(config, plain, tmp_path / "alone")
     together(2, sees, config, plain, tmp_path / "run")
     assert same(tmp_path / "run", tmp_path / "alone")
+
+
+@pytest.mark.parametrize(("parallel", "recomputed"), [("ddp", 1), ("fsdp", 1), ("fsdp", 2)])
+def test_two_processes_recompute_blocks(
+    data: Path, alone: Path, tmp_path: Path, parallel: str, recomputed: int
+) -> None:
+    config = plan(data, parallel=parallel, recomputed_blocks=recomputed)
+    together(2, trained, config, data, tmp_path / "run")
+    assert same(tmp_path / "run", alone)
 
 
 def test_a_run_goes_on_in_another_number_of_processes(data: Path, alone: Path, tmp_path: Path) -> None:
@@ -230,11 +266,27 @@ def dtypes(config: TrainConfig, data: Path, out: Path) -> dict[str, set[torch.dt
         seen["time"].add(t.dtype)
         return condition(self, t, labels)
 
-    def watched_heads(self: Any, x: Any, linear: Any, *rest: Any) -> Any:
-        seen["weight"].add(linear.weight.dtype)
-        return heads(self, x, linear, *rest)
+    def watched_heads(self: Any, x: Any, projection: Any) -> Any:
+        seen["weight"].add(projection.linear.weight.dtype)
+        return heads(self, x, projection)
 
     elementwise.rotate, Conditioner.forward = watched_rotate, watched_condition
     elementwise.Elementwise.heads = watched_heads
     train(replace(config, held_out=HeldOutConfig(share=0)), data, out, device="cpu")
     return seen
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_fine_tuning_in_two_processes_is_that_of_one(tmp_path: Path, rank: int) -> None:
+    base = base_folder(tmp_path)
+    data = data_for(base, tmp_path)
+    config = config_of(base, data, rank, packs_per_step=2, pictures=PicturesConfig(every=0))
+    train(config, data, tmp_path / "alone", device="cpu")
+    together(2, trained, config, data, tmp_path / "run")
+    for name in ("loss", "gradient_norm"):
+        expected = figures(tmp_path / "alone", "train", name)
+        assert figures(tmp_path / "run", "train", name) == pytest.approx(expected, rel=1e-4)
+    file = "adapter_model.safetensors" if rank else "model.safetensors"
+    one, other = (load_file(tmp_path / run / "model" / file) for run in ("run", "alone"))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[weight], other[weight], rtol=1e-4, atol=1e-5) for weight in one)

@@ -10,7 +10,7 @@ from anyres.errors import ConfigError
 from anyres.flow.guidance import GuidanceConfig, GuidedVelocity
 from anyres.flow.loss import alignment_loss, direction_loss, flow_loss
 from anyres.flow.path import PATHS, LinearPath, Path, path_named
-from anyres.flow.time import TimeConfig, training_times
+from anyres.flow.time import TimeConfig, TimeShift, shifted_times, solver_times, training_times
 
 pytestmark = pytest.mark.float64
 
@@ -61,11 +61,42 @@ def test_unknown_paths_are_refused() -> None:
 
 def test_times_follow_their_distribution() -> None:
     normal = draws(200_000)
-    uniform = training_times(normal, TimeConfig(distribution="uniform")).sort().values
+    tokens = torch.ones(200_000, dtype=torch.int64)
+    uniform = training_times(normal, tokens, TimeConfig(distribution="uniform")).sort().values
     assert float((uniform - torch.linspace(0, 1, 200_000)).abs().max()) < 0.005  # Kolmogorov–Smirnov
-    logits = torch.logit(training_times(normal, TimeConfig(mean=0.5, std=2.0)))
+    logits = torch.logit(training_times(normal, tokens, TimeConfig(mean=0.5, std=2.0)))
     assert float(logits.mean()) == pytest.approx(0.5, abs=0.02)
     assert float(logits.std()) == pytest.approx(2.0, abs=0.02)
+
+
+@given(st.integers(1, 4096), st.integers(1, 4096), st.floats(0.01, 0.99))
+def test_at_power_one_half_a_plain_image_is_as_uncertain_at_every_size(base: int, tokens: int, t: float) -> None:
+    """Equation 23 of arXiv 2403.03206, by what it was derived from: t/(1 − t)/√n stays."""
+    shift = TimeShift(power=0.5, base=base)
+    moved = float(shift.moved(torch.tensor([t], dtype=torch.float64), torch.tensor([tokens]))[0])
+    assert moved / (1 - moved) / tokens**0.5 == pytest.approx(t / (1 - t) / base**0.5)
+    assert shifted_times((1.0, t, 0.0), shift.factor(tokens)) == (1.0, pytest.approx(moved), 0.0)
+    assert (moved > t) == (tokens > base) or moved == pytest.approx(t)
+
+
+def test_no_power_moves_nothing_at_all() -> None:
+    t, tokens = torch.rand(50, generator=torch.Generator().manual_seed(0)), torch.arange(1, 51)
+    assert torch.equal(TimeShift(power=0.0, base=7).moved(t, tokens), t)
+    assert shifted_times(solver_times(7), TimeShift().factor(31)) == solver_times(7)
+
+
+def test_times_of_large_images_are_drawn_with_more_noise() -> None:
+    normal, shift = draws(50_000), TimeShift(power=0.5, base=64)
+    for tokens, move in ((16, -math.log(2)), (64, 0.0), (1024, math.log(4))):  # the logit of t moves by ln s
+        times = training_times(normal, torch.full((50_000,), tokens), TimeConfig(shift=shift))
+        assert float(torch.logit(times).mean()) == pytest.approx(move, abs=0.02)
+        assert float(torch.logit(times).std()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("wrong", [{"power": -0.1}, {"power": float("nan")}, {"base": 0}])
+def test_impossible_shifts_are_refused(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match="time shift"):
+        TimeShift(**wrong)
 
 
 def test_losses_against_their_definitions() -> None:

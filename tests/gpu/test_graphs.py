@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from anyres.packing.draws import DrawsConfig
 from anyres.train.loop import train
 from tests.distributed.test_many_processes import figures
 from tests.made import MeanColours, dataset
@@ -14,11 +15,13 @@ from tests.train.test_teacher import aligned
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("packs_per_step", [1, 2])
-def test_a_recorded_run_is_an_eager_one_to_rounding(packs_per_step: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("packs_per_step", "power"), [(1, 1.0), (2, 1.0), (1, 0.0), (2, 0.5)])
+def test_a_recorded_run_is_an_eager_one_to_rounding(packs_per_step: int, power: float, tmp_path: Path) -> None:
     data = dataset(tmp_path, multiple_of_cells=2)
+    draws = DrawsConfig(native=1.5, tokens_power=-0.5) if power == 0 else DrawsConfig()
     for mode in ("off", "on"):
-        config = replace(settings(data, steps=12), cuda_graph=mode, packs_per_step=packs_per_step)
+        config = settings(data, steps=12, packs_per_step=packs_per_step, loss_tokens_power=power, cuda_graph=mode)
+        config = replace(config, packing=replace(config.packing, draws=draws))
         train(config, data, tmp_path / mode, device="cuda")
     eager, recorded = losses(tmp_path / "off"), losses(tmp_path / "on")
     assert len(eager) == 12

@@ -1,4 +1,4 @@
-"""Training on two GPUs, with NCCL, is training on one, to rounding."""
+"""Training on two GPUs, with NCCL, is training on one, to rounding: launched kernel by kernel, and recorded."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,18 +6,49 @@ from typing import Any
 
 import pytest
 
+from anyres.train import loop
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
+from anyres.train.state import TrainState
 from tests.distributed.processes import together
 from tests.distributed.test_many_processes import figures, plan, same
-from tests.made import dataset
+from tests.made import MeanColours, dataset
 from tests.train.test_run import losses
+from tests.train.test_teacher import aligned
 
 pytestmark = pytest.mark.multi_gpu
 
+STEPS = 12
 
-def on_gpus(config: TrainConfig, data: Path, out: Path) -> Any:
-    return train(config, data, out, device="cuda").progress
+
+def on_gpus(config: TrainConfig, data: Path, out: Path) -> tuple[Any, bool, str]:
+    """How far it came, whether its step was recorded, and what followed the gradient."""
+    states: list[TrainState] = []
+    honest = loop.run
+
+    def run(config: TrainConfig, state: TrainState, *rest: Any) -> Any:
+        states.append(state)
+        return honest(config, state, *rest)
+
+    loop.run = run
+    progress = train(config, data, out, device="cuda").progress
+    return progress, states[0].graphed is not None, type(states[0].update).__name__
+
+
+def exact(data: Path, **changes: Any) -> TrainConfig:
+    return plan(data, steps=STEPS, precision="float32", attention="sdpa", **changes)
+
+
+def quick(data: Path, **changes: Any) -> TrainConfig:
+    return plan(data, steps=STEPS, held_out=HeldOutConfig(share=0), **changes)
+
+
+def near(one: Path, other: Path) -> bool:
+    """Whether losses are those of the other run, to bfloat16's rounding."""
+    found, expected = losses(one), losses(other)
+    return len(expected) == STEPS and all(
+        abs(found[step] - expected[step]) < 0.02 * expected[step] for step in expected
+    )
 
 
 @pytest.fixture(scope="module")
@@ -25,31 +56,48 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset(tmp_path_factory.mktemp("made"), multiple_of_cells=2)
 
 
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs on one GPU: `exact`, and `quick` with two and four packs a step."""
+    root = tmp_path_factory.mktemp("alone")
+    together(1, on_gpus, exact(data), data, root / "exact")
+    for packs in (2, 4):
+        together(1, on_gpus, quick(data, packs_per_step=packs), data, root / f"quick-{packs}")
+    return root
+
+
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_the_loss_on_two_gpus_is_that_on_one_in_float32(data: Path, tmp_path: Path, parallel: str) -> None:
-    config = plan(data, steps=12, precision="float32", attention="sdpa", parallel=parallel)
-    config = replace(config, pictures=PicturesConfig(every=12, sizes=("32x32",), labels=1))
-    together(1, on_gpus, config, data, tmp_path / "one")
-    progress = together(2, on_gpus, config, data, tmp_path / "two")
-    assert progress[0] == progress[1]
-    assert same(tmp_path / "two", tmp_path / "one", tolerance=1e-4)
-    one, two = (figures(tmp_path / name, "held_out", "loss") for name in ("one", "two"))
+def test_the_loss_on_two_gpus_is_that_on_one_in_float32(data: Path, alone: Path, tmp_path: Path, parallel: str) -> None:
+    config = exact(data, parallel=parallel, pictures=PicturesConfig(every=STEPS, sizes=("32x32",), labels=1))
+    first, second = together(2, on_gpus, config, data, tmp_path)
+    assert first == second
+    assert first[1:] == (False, "FusedUpdate")
+    assert same(tmp_path, alone / "exact", tolerance=1e-4)
+    one, two = (figures(run, "held_out", "loss") for run in (alone / "exact", tmp_path))
     assert two == pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.parametrize("packs", [2, 4])
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_and_near_it_in_bfloat16_with_varlen_and_kernels(data: Path, tmp_path: Path, parallel: str) -> None:
-    config = plan(data, steps=12, parallel=parallel, held_out=HeldOutConfig(share=0))
-    together(1, on_gpus, config, data, tmp_path / "one")
-    together(2, on_gpus, config, data, tmp_path / "two")
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert len(one) == 12
-    assert all(abs(two[step] - one[step]) < 0.02 * one[step] for step in one)
+def test_and_near_it_in_bfloat16_recorded_where_weights_are_whole(
+    data: Path, alone: Path, tmp_path: Path, parallel: str, packs: int
+) -> None:
+    config = quick(data, parallel=parallel, packs_per_step=packs)
+    for _, recorded, update in together(2, on_gpus, config, data, tmp_path):
+        assert (recorded, update) == (parallel == "ddp", "FusedUpdate")
+    assert near(tmp_path, alone / f"quick-{packs}")
 
 
-def test_a_run_goes_on_on_another_number_of_gpus(data: Path, tmp_path: Path) -> None:
-    exact = plan(data, steps=12, precision="float32", attention="sdpa")
-    together(1, on_gpus, exact, data, tmp_path / "whole")
+def test_a_recorded_run_aligns_with_a_teacher_until_it_ends(tmp_path: Path) -> None:
+    """It is recorded once more where the term ends, and then what it leaves out is not exchanged."""
+    taught = dataset(tmp_path, teacher=MeanColours(), multiple_of_cells=2)
+    config = aligned(quick(taught, parallel="ddp", packs_per_step=2), stop_after=6)
+    together(1, on_gpus, config, taught, tmp_path / "one")
+    together(2, on_gpus, config, taught, tmp_path / "two")
+    assert near(tmp_path / "two", tmp_path / "one")
+
+
+def test_a_run_goes_on_on_another_number_of_gpus(data: Path, alone: Path, tmp_path: Path) -> None:
     for steps, count, parallel in ((4, 2, "fsdp"), (8, 1, "auto"), (12, 2, "ddp")):
-        together(count, on_gpus, replace(exact, steps=steps, parallel=parallel), data, tmp_path / "parts")
-    assert same(tmp_path / "parts", tmp_path / "whole", tolerance=1e-4)
+        together(count, on_gpus, replace(exact(data, parallel=parallel), steps=steps), data, tmp_path)
+    assert same(tmp_path, alone / "exact", tolerance=1e-4)

@@ -85,7 +85,7 @@ def test_weights_are_those_that_the_forward_pass_uses(monkeypatch: pytest.Monkey
         given.append(scores.masked_fill(~plan.mask, -torch.inf).softmax(dim=-1).mean(0))
         return attend(q, k, v, plan)
 
-    monkeypatch.setattr("anyres.model.layers.attend", spy)
+    monkeypatch.setattr("anyres.model.elementwise.attend", spy)
     found = pack_attention(model, GRIDS, LABELS)
     torch.testing.assert_close(found.weights, torch.stack(given))
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from anyres.errors import CheckpointError
 from anyres.latents.autoencoder import Autoencoder, LatentScaling
 from anyres.latents.loading import load_autoencoder
-from tests.made import tiny_dc
+from tests.made import dc_pipeline, tiny_dc
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -192,3 +192,14 @@ def test_a_download_is_remembered_by_its_commit(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **kwargs: str(folder))
     identity = load_autoencoder("someone/vae", revision="main").identity
     assert (identity.name, identity.revision) == ("someone/vae", "0123abc")
+
+
+def test_a_models_or_runs_or_datasets_folder_gives_the_autoencoder_inside(tmp_path: Path) -> None:
+    dc_pipeline().save_pretrained(tmp_path / "run" / "model")
+    inside = load_autoencoder(str(tmp_path / "run" / "model" / "autoencoder"))
+    for folder in ("run", "run/model"):
+        found = load_autoencoder(str(tmp_path / folder))
+        assert found.identity.same_as(inside.identity)
+        assert found.identity.name == str((tmp_path / folder).resolve())
+        assert load_autoencoder(found.identity.name).identity == found.identity
+    assert load_autoencoder("mini").identity.name == "mini"

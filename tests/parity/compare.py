@@ -85,7 +85,7 @@ def _forward(model: NiT, layout: PackLayout, golden: dict[str, Tensor]) -> Itera
 def _losses_and_gradients(
     model: NiT, layout: PackLayout, golden: dict[str, Tensor]
 ) -> Iterator[tuple[str, Tensor, float]]:
-    t = training_times(golden["loss_normal"], TimeConfig())
+    t = training_times(golden["loss_normal"], layout.extents.prod(dim=1), TimeConfig())
     point = LinearPath().sample(golden["x"].flatten(1), golden["noise"].flatten(1), t[layout.image_index])
     prediction = model(point.x_t, t, golden["y"], layout, projection=True)
     flow = flow_loss(prediction.velocity, point.velocity).mean()

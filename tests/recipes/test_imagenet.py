@@ -14,7 +14,7 @@ from anyres.model.config import PRESETS, PUBLISHED_PROJECTIONS, NiTConfig
 from anyres.recipes.builtin import RECIPES
 from anyres.recipes.imagenet import BUDGETS, IMAGENET
 from anyres.recipes.measured import MEASURED, Measured, fitting
-from anyres.recipes.planning import Resources, plan
+from anyres.recipes.planning import Resources, activation_bytes, plan
 from anyres.recipes.summary import DataSummary, assumed_summary
 from anyres.train.config import TrainConfig
 from tests.made import MeanColours, dataset
@@ -123,7 +123,7 @@ def test_what_was_not_measured_is_said_and_not_invented() -> None:
     for name in ("speed", "time", "cost"):
         assert "not known" in lines[name]
         assert not any(character.isdigit() for character in lines[name])
-    assert "not measured for this network" in lines["memory"]
+    assert "measured, all included" not in lines["memory"]
 
 
 def test_memory_and_disk_follow_from_the_parameters() -> None:
@@ -132,6 +132,19 @@ def test_memory_and_disk_follow_from_the_parameters() -> None:
     assert "674.9M parameters, and 9.2M of the projector" in lines["recipe"]
     assert "12.7 GiB" in lines["memory"]
     assert "10.2 GiB a checkpoint, 3 of them" in lines["disk"]
+
+
+def test_activations_are_counted_by_block() -> None:
+    """XL: 16,384 tokens of 1,152 · 2 bytes, 20 tensors a block: 0.703 GiB, 0.035 where the input alone is kept."""
+    for recomputed, wanted in ((0, 28 * 20), (10, 10 + 18 * 20), (27, 27 + 20), (28, 28 + 20)):
+        found = activation_bytes(replace(RECIPES[XL](assumed_summary(XL)), recomputed_blocks=recomputed))
+        assert found == 16_384 * 1_152 * 2 * wanted
+    assert "19.7 GiB for activations" in planned(XL, Resources())["memory"]
+    lines = planned(XL, Resources(), SPEED, recomputed_blocks=27)
+    assert "1.7 GiB for activations on a GPU, counted: 16,384 tokens, the first 27 of 28" in lines["memory"]
+    assert "40.0 GiB" not in lines["memory"]  # which was measured of a run that keeps all
+    assert "not known" in lines["time"]
+    assert "30.3 days" in planned(XL, Resources(), replace(SPEED, recomputed_blocks=27), recomputed_blocks=27)["time"]
 
 
 def test_a_measurement_fits_a_network_whatever_its_labels() -> None:

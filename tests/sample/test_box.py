@@ -170,7 +170,7 @@ def test_other_weights_of_the_autoencoder(box: Path, capsys: pytest.CaptureFixtu
     save_file(state, path, {"format": "pt"})
     assert sample() == 2
     error = capsys.readouterr().err
-    assert f"{box / 'autoencoder'} is AutoencoderDC" in error
+    assert f"the autoencoder of {box} is AutoencoderDC" in error
     assert "reinstall anyres" in error
 
 

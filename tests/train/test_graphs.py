@@ -36,6 +36,18 @@ def test_without_varlen_only_insisting_is_an_error(able: None) -> None:
         records(replace(exact, cuda_graph="on"), GPU)
 
 
+@pytest.mark.parametrize(("parallel", "recorded"), [("ddp", True), ("fsdp", False)])
+def test_several_processes_record_where_each_has_all_weights(
+    able: None, monkeypatch: pytest.MonkeyPatch, parallel: str, recorded: bool
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = replace(CONFIG, parallel=parallel)
+    assert records(config, GPU) == recorded
+    if not recorded:
+        with pytest.raises(BackendError, match="shards them among 2"):
+            records(replace(config, cuda_graph="on"), GPU)
+
+
 def test_a_state_records_where_the_run_does_and_not_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert TrainState.create(CONFIG, CPU).graphed is None
     monkeypatch.setattr(state, "records", lambda config, device: True)

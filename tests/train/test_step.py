@@ -1,15 +1,18 @@
 """A step: its gradient, its independence of packing, and what it does where numbers are not finite."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 
-from anyres.errors import BackendError
+from anyres.errors import BackendError, ConfigError
+from anyres.flow.time import TimeConfig, TimeShift
 from anyres.grid import Grid
+from anyres.model.config import ProjectionConfig
 from anyres.packing.pack import Pack, PackLayout, PackShape
 from anyres.packing.plan import PackingConfig
-from anyres.train.config import OptimizerConfig, TrainConfig
+from anyres.train.config import OptimizerConfig, TeacherConfig, TrainConfig
 from anyres.train.graphs import records
 from anyres.train.losses import DrawnPack, draw
 from anyres.train.state import TrainState
@@ -41,16 +44,11 @@ def gradient(state: TrainState) -> torch.Tensor:
     return torch.cat([parameter.grad.flatten() for parameter in state.model.parameters() if parameter.grad is not None])
 
 
-def test_the_gradient_of_a_step_does_not_depend_on_how_images_are_packed() -> None:
-    """One pack, or two of unequal length accumulated: the global sum over the global count."""
-    grids = [Grid(3, 4), Grid(2, 2), Grid(5, 1), Grid(1, 6)]
-    whole = draw(pack_of(grids), CONFIG, 0, dropout=0.3)
-    state = state_with_random_weights()
-    together = backward(state, [whole], CONFIG)
-    expected = gradient(state)
+def cut(whole: DrawnPack, *ends: int) -> list[DrawnPack]:
+    """A drawn pack as several: of its first images up to each end."""
     parts, token = [], 0
-    for first, last in ((0, 1), (1, 4)):
-        layout = PackLayout.from_grids(grids[first:last])
+    for first, last in pairwise((0, *ends)):
+        layout = PackLayout.from_grids(whole.layout.grids[first:last])
         span = slice(token, token + layout.tokens)
         token += layout.tokens
         parts.append(
@@ -63,9 +61,54 @@ def test_the_gradient_of_a_step_does_not_depend_on_how_images_are_packed() -> No
                 real=whole.real[span],
             )
         )
-    apart = backward(state, parts, CONFIG)
+    return parts
+
+
+@pytest.mark.parametrize("power", [1.0, 0.5, 0.0])
+def test_the_gradient_of_a_step_does_not_depend_on_how_images_are_packed(power: float) -> None:
+    """One pack, or two of unequal length accumulated: the global sum over the global weight."""
+    config = replace(CONFIG, loss_tokens_power=power)
+    whole = draw(pack_of([Grid(3, 4), Grid(2, 2), Grid(5, 1), Grid(1, 6)]), config, 0, dropout=0.3)
+    state = state_with_random_weights()
+    together = backward(state, [whole], config)
+    expected = gradient(state)
+    apart = backward(state, cut(whole, 1, 4), config)
     torch.testing.assert_close(gradient(state), expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(apart.total, together.total)
+
+
+@pytest.mark.parametrize("power", [1.0, 0.3, 0.0])
+def test_an_image_counts_by_its_tokens_to_the_power_and_the_parts_stay_means_over_tokens(power: float) -> None:
+    """Against the definition: each image's own mean loss, alone, in a padded pack of a teacher's features, too."""
+    projection = ProjectionConfig(after_block=1, hidden=8, dim=5)
+    config = replace(
+        CONFIG,
+        model=replace(CONFIG.model, projection=projection),
+        teacher=TeacherConfig(weight=0.7),
+        direction_weight=0.4,
+    )
+    grids = [Grid(3, 4), Grid(1, 1), Grid(5, 1)]
+    lengths = torch.tensor([float(grid.tokens) for grid in grids])
+    drawn = draw(pack_of(grids), config, 0, dropout=0)
+    features = torch.randn(18, 5, generator=torch.Generator().manual_seed(5))
+    state = state_with_random_weights(config)
+    alone = []
+    for part, seen in zip(cut(drawn, 1, 2, 3), features.split(lengths.int().tolist()), strict=True):
+        alone.append(backward(state, [replace(part, teacher=seen)], config))
+    padded = draw(pack_of(grids, shape=PackShape(40, 8, 12)), config, 0, dropout=0)
+    teacher = torch.nn.functional.pad(features, (0, 0, 0, 22))
+    found = backward(state, [replace(padded, teacher=teacher)], replace(config, loss_tokens_power=power))
+    for name, weights in (("total", lengths**power), ("flow", lengths), ("direction", lengths), ("alignment", lengths)):
+        of_images = torch.stack([getattr(loss, name) for loss in alone])
+        torch.testing.assert_close(getattr(found, name), (weights * of_images).sum() / weights.sum())
+    by_token = found.flow + 0.4 * found.direction + 0.7 * found.alignment
+    assert (abs(float(found.total - by_token)) < 1e-5) == (power == 1)
+
+
+def test_a_loss_weighed_otherwise_than_by_token_or_image_is_refused() -> None:
+    for power in (-0.1, 1.1):
+        with pytest.raises(ConfigError, match="loss_tokens_power"):
+            replace(CONFIG, loss_tokens_power=power)
 
 
 def test_padding_changes_neither_loss_nor_gradient() -> None:
@@ -88,6 +131,19 @@ def test_draws_follow_from_their_address_alone() -> None:
     dropped = (first.labels == CONFIG.model.null_label).float().mean()
     assert 0.2 < dropped < 0.8
     assert torch.equal(draw(pack, CONFIG, 0, 7, dropout=0.0).labels, pack.labels)
+
+
+def test_times_move_with_each_images_own_tokens() -> None:
+    grids, shift = [Grid(3, 4), Grid(1, 1), Grid(5, 5)], TimeShift(power=0.5, base=4)
+    pack = pack_of(grids, shape=PackShape(60, 9, 25))
+    plain, moved = (
+        draw(pack, config, 0, dropout=0) for config in (CONFIG, replace(CONFIG, time=TimeConfig(shift=shift)))
+    )
+    for row, grid in enumerate(grids):
+        t, s = float(plain.t[row]), (grid.tokens / 4) ** 0.5
+        assert float(moved.t[row]) == pytest.approx(s * t / (1 + (s - 1) * t))
+    assert moved.t[3:].tolist() == plain.t[3:].tolist() == [0.5] * 6
+    assert torch.equal(moved.noise, plain.noise)
 
 
 def test_a_step_that_is_not_finite_changes_nothing() -> None:

@@ -66,19 +66,30 @@ def test_equals_the_plain_update() -> None:
     check_equal("cpu")
 
 
-def check_equal(device: str) -> None:
-    """Gradients that are clipped, and that are not; a step is skipped between."""
+def check_equal(device: str, offset: int = 0) -> None:
+    """Gradients that are clipped, and that are not; a step is skipped between.
+
+    Args:
+        device: where.
+        offset: values before each gradient in its memory, as FSDP2 lays them end to end.
+    """
     plain, fused = Trained(Update, device), Trained(FusedUpdate, device)
     for step, scale in enumerate((1.0, 1e-3, 1.0, 1e-3), start=1):
         given = gradients(step, scale)
         if step == 3:
             given[0][0, 0] = torch.inf
-        outcomes = [trained.step(step, [part.clone() for part in given]) for trained in (plain, fused)]
+        given = [part.to(device) for part in given]
+        given = [torch.cat([part.new_zeros(offset), part.flatten()])[offset:].view_as(part) for part in given]
+        outcomes = [fused.step(step, given), plain.step(step, given)]  # the plain one scales them in place
         assert [float(outcome.finite) for outcome in outcomes] == [float(step != 3)] * 2
         norms = [float(outcome.gradient_norm) for outcome in outcomes]
         assert norms[0] == pytest.approx(norms[1], rel=1e-5)
     for one, other in zip(plain.tensors(), fused.tensors(), strict=True):
         assert (one - other).norm() <= 1e-6 * one.norm()
+
+
+def test_gradients_may_begin_anywhere() -> None:
+    check_equal("cpu", offset=1)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

@@ -46,8 +46,8 @@ def pack_attention(model: NiT, grids: Sequence[Grid], labels: Sequence[int], t: 
     layout = PackLayout.from_grids(grids).to(model.device)
     kept: list[Tensor] = []
 
-    def keep(module: SelfAttention, inputs: tuple[Tensor, PackContext]) -> None:
-        x, pack = inputs
+    def keep(module: SelfAttention, inputs: tuple[Tensor, Tensor, PackContext]) -> None:
+        x, _, pack = inputs
         q, k, _ = module.project(x, pack)
         assert isinstance(pack.attention, DenseMask)  # noqa: S101 - the backend was chosen below
         kept.append(attention_weights(q, k, pack.attention).mean(0))

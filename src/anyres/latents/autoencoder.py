@@ -15,6 +15,7 @@ from ..weightfiles import rounded, write_weights
 from .running import default_dtype, running
 from .tiles import in_tiles
 
+AUTOENCODER = "autoencoder"  # the folder of one, in that of a dataset or a model
 DIFFUSERS_STEM = "diffusion_pytorch_model"  # of the files of weights
 
 

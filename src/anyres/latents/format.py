@@ -22,13 +22,13 @@ from ..config import from_dict, require
 from ..errors import AnyResError, CheckpointError, DataError
 from ..files import read_json
 from ..shapes import Float, Tensor
-from .autoencoder import Autoencoder, AutoencoderIdentity, LatentScaling
+from .autoencoder import AUTOENCODER, Autoencoder, AutoencoderIdentity, LatentScaling
 from .features import TeacherFeatures, TeacherInfo
 from .loading import load_autoencoder
 from .shards import MappedRows
 
 FORMAT_VERSION = 1
-INFO, MANIFEST_FILE, REJECTED, AUTOENCODER = "dataset.json", "manifest.parquet", "rejected.csv", "autoencoder"
+INFO, MANIFEST_FILE, REJECTED = "dataset.json", "manifest.parquet", "rejected.csv"
 SHARD = "shard-{:05d}.safetensors"
 
 Variant = Literal["native", "square-256", "square-512", "reshaped"]

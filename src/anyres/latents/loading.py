@@ -12,7 +12,7 @@ from ..config import suggestion
 from ..errors import CheckpointError, DataError, first_line
 from ..files import read_json
 from ..weightfiles import check_weights, read_weights
-from .autoencoder import DIFFUSERS_STEM, Autoencoder, DcAutoencoder, DiffusersAutoencoder, KlAutoencoder
+from .autoencoder import AUTOENCODER, DIFFUSERS_STEM, Autoencoder, DcAutoencoder, DiffusersAutoencoder, KlAutoencoder
 from .patch_pca import STEM, PatchPCA
 
 
@@ -20,17 +20,18 @@ def load_autoencoder(name: str, *, revision: str | None = None) -> Autoencoder:
     """Load an autoencoder, on the CPU in float32.
 
     Args:
-        name: a folder, or a hub id. Its `config.json` says what it is.
+        name: a folder, or a hub id. Its `config.json` says what it is. Of a model's or a run's folder, a model in the
+            box, or a dataset: the one inside.
         revision: branch, tag or commit of a hub repository.
 
     Raises:
         CheckpointError: files are missing or damaged, or its kind is not known.
         ConfigError, DataError: nothing has this name; see `hub.resolve`.
     """
-    folder = hub.resolve(name, revision=revision)
+    found = hub.resolve(name, revision=revision)
+    name, revision = hub.lasting(name, found)
+    folder = _inside(found)
     kind = _kind(folder)
-    # another working folder, or a branch that moves on, must not change what these name
-    name, revision = (str(folder.resolve()), None) if Path(name).exists() else (name, _commit(folder))
     if kind not in _LOADERS:
         raise CheckpointError(
             f"{folder / 'config.json'} describes a {kind!r}",
@@ -61,9 +62,15 @@ def _kind(folder: Path) -> str:
     return str(config.get("_class_name")) if isinstance(config, dict) else str(config)
 
 
-def _commit(folder: Path) -> str | None:
-    """The commit that a hub download is of: huggingface_hub keeps it in snapshots/COMMIT."""
-    return folder.name if folder.parent.name == "snapshots" else None
+def has_autoencoder(folder: Path) -> bool:
+    """Whether the folder of a model or a training run holds an autoencoder."""
+    return _inside(folder) != folder
+
+
+def _inside(folder: Path) -> Path:
+    """The autoencoder's folder in that of a model, a training run or a dataset; else the folder itself."""
+    within = (folder / AUTOENCODER, folder / "model" / AUTOENCODER)
+    return next((path for path in within if (path / "config.json").is_file()), folder)
 
 
 def _patch_pca(folder: Path, _name: str, _revision: str | None) -> PatchPCA:

@@ -20,8 +20,9 @@ from ..config import to_dict
 from ..errors import DataError
 from ..files import make_folder, read_json, remove_leftovers, replacing, write_json
 from ..ranks import Ranks
+from .autoencoder import AUTOENCODER
 from .features import FEATURE_SHARD, TeacherInfo
-from .format import AUTOENCODER, INFO, MANIFEST, MANIFEST_FILE, REJECTED, SHARD, DatasetInfo, read_info
+from .format import INFO, MANIFEST, MANIFEST_FILE, REJECTED, SHARD, DatasetInfo, read_info
 from .journal import COLUMNS, Part, Rejected, Row, read_part, write_part
 from .shards import FEATURES, write_shard
 

@@ -8,6 +8,7 @@
     nit.py        the whole
     weights.py    reading and writing weights
     released.py   checkpoints of the released code
+    lora.py       changes of low rank to a trained network
     kernels/      Triton kernels of attention and of what lies between the products
 
 Import from the modules; this file imports nothing.

@@ -15,6 +15,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import Any, Literal, cast
 
 import torch
@@ -24,6 +25,7 @@ from ..config import suggestion
 from ..errors import BackendError, ConfigError
 from ..packing.pack import PackLayout
 from ..shapes import Bool, Float, Int, Tensor
+from .plain import Reordered
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +44,15 @@ class DenseMask:
 
 @dataclass(frozen=True, eq=False)
 class LengthGroups:
-    """`sdpa`: token numbers (images, length) for each distinct length, and the order that undoes the grouping."""
+    """`sdpa`: images of equal length that lie side by side, or can be laid so.
 
-    groups: tuple[Int[Tensor, "_ _"], ...]
-    inverse: Int[Tensor, "tokens"]
+    Attributes:
+        shapes: (images, length) of each group.
+        order: the token numbers of the groups end to end, and what undoes that; None where tokens stay where they are.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    order: tuple[Int[Tensor, "tokens"], Int[Tensor, "tokens"]] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +76,9 @@ class Tiled:
 
     tiles: Any  # kernels.attention.Tiles; Triton is imported only when it is chosen
 
+
+# tokens of neighbours of one length, in the mean, from which on a call for each costs less than laying tokens together
+LONG_RUN = 256
 
 AttentionPlan = DenseMask | LengthGroups | Segments | Blocks | Tiled
 
@@ -139,13 +149,15 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, plan: DenseMask) -> Tensor:
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, plan: LengthGroups) -> Tensor:
-    outputs = []
-    for group in plan.groups:
+    if plan.order is not None:
+        q, k, v = (Reordered.apply(tensor, *plan.order) for tensor in (q, k, v))
+    sizes, outputs = [images * length for images, length in plan.shapes], []
+    for shape, *parts in zip(plan.shapes, *(tensor.split(sizes) for tensor in (q, k, v)), strict=True):
         # (images, length, heads, dim) → heads before length, as torch wants them
-        grouped_q, grouped_k, grouped_v = (tensor[group].transpose(1, 2) for tensor in (q, k, v))
-        attended = F.scaled_dot_product_attention(grouped_q, grouped_k, grouped_v)
-        outputs.append(attended.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)[plan.inverse]
+        grouped = (part.unflatten(0, shape).transpose(1, 2) for part in parts)
+        outputs.append(F.scaled_dot_product_attention(*grouped).transpose(1, 2).flatten(0, 1))
+    attended = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+    return attended if plan.order is None else cast(Tensor, Reordered.apply(attended, *plan.order[::-1]))
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, plan: Segments) -> Tensor:
@@ -178,15 +190,17 @@ def _plan_reference(layout: PackLayout) -> DenseMask:
 
 
 def _plan_sdpa(layout: PackLayout) -> LengthGroups:
+    lengths = [length for length in layout.segments if length]
+    runs = tuple((len(list(run)), length) for length, run in groupby(lengths))
+    if len(runs) == len(set(lengths)) or sum(lengths) >= LONG_RUN * len(runs):
+        return LengthGroups(runs, None)
     starts: dict[int, list[int]] = defaultdict(list)
-    position = 0
-    for length in layout.segments:
-        if length:
-            starts[length].append(position)
-        position += length
-    groups = [torch.tensor(first)[:, None] + torch.arange(length) for length, first in starts.items()]
-    order = torch.cat([group.flatten() for group in groups])
-    return LengthGroups(tuple(group.to(layout.device) for group in groups), torch.argsort(order).to(layout.device))
+    for length, start in zip(lengths, accumulate(lengths, initial=0), strict=False):
+        starts[length].append(start)
+    groups = {length: torch.tensor(first)[:, None] + torch.arange(length) for length, first in starts.items()}
+    order = torch.cat([group.flatten() for group in groups.values()])
+    shapes = tuple((len(group), length) for length, group in groups.items())
+    return LengthGroups(shapes, (order.to(layout.device), torch.argsort(order).to(layout.device)))
 
 
 def _plan_varlen(layout: PackLayout) -> Segments:

@@ -5,15 +5,17 @@ Shape letters: T tokens of the pack, I rows of per-image tensors, D width, H hea
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ..shapes import Float, Int, Tensor
-from .attention import AttentionPlan, attend
+from .attention import AttentionPlan
 from .config import NiTConfig, ProjectionConfig
-from .elementwise import Branch, Elementwise
+from .elementwise import Branch, Elementwise, QkvProjection
 from .rope import RotaryTables
 
 TIME_FREQUENCIES = 128
@@ -93,14 +95,19 @@ class SelfAttention(nn.Module):
         self.k_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> Float[Tensor, "tokens width"]:
-        """Tokens → attended tokens; `out` is applied where they are added to the residual stream."""
-        q, k, v = self.project(x, pack)
-        return attend(q, k, v, pack.attention).flatten(1)
+    def forward(
+        self, x: Float[Tensor, "tokens width"], gate: Float[Tensor, "images width"], pack: PackContext
+    ) -> Branch:
+        """Tokens, the gate of each image → what is added to the residual stream."""
+        attended = pack.elementwise.attended(x, self._projection(pack), pack.attention)
+        return pack.elementwise.branch(attended, self.out, gate)
 
     def project(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, normalised and rotated, and values; each (tokens, heads, dim), of one dtype."""
-        return pack.elementwise.heads(x, self.qkv, self.q_norm, self.k_norm, pack.rotary)
+        return pack.elementwise.heads(x, self._projection(pack))
+
+    def _projection(self, pack: PackContext) -> QkvProjection:
+        return QkvProjection(self.qkv, self.q_norm, self.k_norm, pack.rotary)
 
 
 class Mlp(nn.Module):
@@ -111,17 +118,24 @@ class Mlp(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
 
-    def forward(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> Float[Tensor, "tokens hidden"]:
-        """Tokens → hidden tokens; `down` is applied where they are added to the residual stream."""
-        return pack.elementwise.linear_gelu(x, self.up)
+    def forward(
+        self, x: Float[Tensor, "tokens width"], gate: Float[Tensor, "images width"], pack: PackContext
+    ) -> Branch:
+        """Tokens, the gate of each image → what is added to the residual stream."""
+        return pack.elementwise.mlp(x, self.up, self.down, gate)
 
 
 class Block(nn.Module):
-    """A transformer block with AdaLN-Zero."""
+    """A transformer block with AdaLN-Zero.
+
+    Attributes:
+        recomputed: whether training keeps only the block's input, and computes the rest anew in the backward pass.
+    """
 
     def __init__(self, config: NiTConfig) -> None:
         super().__init__()
         width = config.hidden_size
+        self.recomputed = False
         self.modulation = Modulation(width, 6, config.adaln_rank)
         self.attention = SelfAttention(config)
         self.mlp = Mlp(width, round(config.mlp_ratio * width))
@@ -132,14 +146,33 @@ class Block(nn.Module):
         branch: Branch | None,
         modulation: Float[Tensor, "images 6 width"],
         pack: PackContext,
+    ) -> tuple[Float[Tensor, "tokens width"], Branch | None]:
+        """Tokens, the branch of the block before, the modulation of each image → tokens, and the branch of the MLP.
+
+        A recomputed block adds its branch itself, so that one tensor is kept instead of two; all blocks before it have
+        to be recomputed ones, too.
+        """
+        if not self.recomputed:
+            return self._parts(x, branch, modulation, pack)
+        assert branch is None, "the blocks before a recomputed one are recomputed"  # noqa: S101
+        # nothing in it is random
+        whole = checkpoint(self._whole, x, modulation, pack, use_reentrant=False, preserve_rng_state=False)
+        return cast(Tensor, whole), None
+
+    def _parts(
+        self, x: Tensor, branch: Branch | None, modulation: Float[Tensor, "images 6 width"], pack: PackContext
     ) -> tuple[Float[Tensor, "tokens width"], Branch]:
-        """Tokens, the branch of the block before, the modulation of each image → tokens, and the branch of the MLP."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unbind(1)  # of attention, of the MLP
         ops = pack.elementwise
         x, h = ops.norm(x, branch, shift_a, scale_a)
-        branch = Branch(self.attention(h, pack), self.attention.out, gate_a)
-        x, h = ops.norm(x, branch, shift_m, scale_m)
-        return x, Branch(self.mlp(h, pack), self.mlp.down, gate_m)
+        x, h = ops.norm(x, self.attention(h, gate_a, pack), shift_m, scale_m)
+        return x, self.mlp(h, gate_m, pack)
+
+    def _whole(
+        self, x: Tensor, modulation: Float[Tensor, "images 6 width"], pack: PackContext
+    ) -> Float[Tensor, "tokens width"]:
+        x, branch = self._parts(x, None, modulation, pack)
+        return pack.elementwise.add(x, branch)
 
 
 class Head(nn.Module):
@@ -153,7 +186,7 @@ class Head(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "tokens width"],
-        branch: Branch,
+        branch: Branch | None,
         modulation: Float[Tensor, "images 2 width"],
         pack: PackContext,
     ) -> Float[Tensor, "tokens values"]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, cast, overload
 import torch
 from torch import nn
 
+from ..config import require
 from ..errors import ConfigError
 from ..packing.pack import PackLayout
 from ..shapes import Float, Int, Tensor
@@ -104,7 +105,8 @@ class NiT(nn.Module):
         for number, block in enumerate(cast(Iterable[Block], self.blocks), start=1):
             x, branch = block(x, branch, block.modulation(condition), pack)
             if projection and number == self._projector_config().after_block:
-                projected = self.projector(pack.elementwise.add(x, branch)) if self.projector is not None else None
+                tapped = x if branch is None else pack.elementwise.add(x, branch)
+                projected = self.projector(tapped) if self.projector is not None else None
         velocity = self.head(x, branch, self.head.modulation(condition), pack)
         return velocity if projected is None else Prediction(velocity, projected)
 
@@ -120,6 +122,19 @@ class NiT(nn.Module):
             rotary_tables(layout, self.config.head_dim, self.config.position_order, scaling),
             plan_attention(layout, self.attention, self.compute_dtype),
         )
+
+    def recompute(self, blocks: int) -> None:
+        """Of the first so many blocks, and of no other, training keeps the input alone: activation checkpointing.
+
+        The first ones, since the backward pass reaches them last, when what the others keep is free again; so the last
+        block is not worth it.
+
+        Raises:
+            ConfigError: there are not so many.
+        """
+        require(0 <= blocks <= self.config.depth, f"{blocks} blocks to recompute", f"0 to {self.config.depth}")
+        for number, block in enumerate(cast(Iterable[Block], self.blocks)):
+            block.recomputed = number < blocks
 
     @property
     def device(self) -> torch.device:

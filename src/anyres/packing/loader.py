@@ -18,6 +18,7 @@ from ..latents.autoencoder import LatentScaling
 from ..shapes import Float, Num, Tensor
 from .algorithms import Packs
 from .dealing import Share, deal, even_packs
+from .draws import Draws, draws_of_variants, expected_draws, repeats
 from .pack import Pack, PackLayout
 from .plan import EpochPlanner, PackingConfig, fit_to_budget, pack_shape
 
@@ -46,6 +47,11 @@ class Latents(Protocol):
     @property
     def sources(self) -> Sequence[str]:
         """Name of each row's image."""
+        ...
+
+    @property
+    def variants(self) -> Sequence[str]:
+        """Each row's variant; asked for only where `PackingConfig.draws` makes a difference."""
         ...
 
     @property
@@ -91,15 +97,22 @@ class PackLoader:
         dataset: the latents.
         rows: which rows of it.
         patch: cells a side of a token.
-        packing: budget and algorithm.
+        packing: budget, algorithm, and how often each row is drawn in an epoch.
         seed: of the order and of the flips.
-        flip: use either flip of an image, at random; otherwise the image as it is.
+        flip: use either flip of an image, at random, and the other one when it is drawn again in an epoch; otherwise
+            the image as it is.
         one_shape: pad every pack to one static shape that fits all, as a recorded step wants it.
         fixed: the packs of these rows, for the algorithm "fixed".
         features: a teacher's, one a token of this patch, for `features`.
 
     Raises:
-        DataError: the patch does not divide an image, or an image or a fixed pack is longer than the budget.
+        DataError: the patch does not divide an image, an image or a fixed pack is longer than the budget, or no row is
+            ever drawn.
+
+    Attributes:
+        lengths: tokens of each row that is drawn.
+        shrunk: rows of them that were longer than the budget.
+        left_out: rows whose variant is never drawn.
     """
 
     def __init__(
@@ -116,14 +129,23 @@ class PackLoader:
         features: Features | None = None,
     ) -> None:
         dataset.lengths(patch)  # refuses a patch that does not divide a grid
+        of_variants, self.left_out = None, 0
+        if not packing.draws.is_once:
+            of_variants = draws_of_variants(packing.draws, [dataset.variants[int(row)] for row in rows])
+            kept = of_variants > 0
+            rows, of_variants, self.left_out = rows[kept], of_variants[kept], int((~kept).sum())
         own = dataset.cells[rows]
         self._dataset, self._rows, self._patch, self._seed = dataset, rows, patch, seed
         self._flip, self._features, self._scaling = flip, features, dataset.scaling.of_tokens(patch)
         self._cells = fit_to_budget(own, patch, packing, lambda row: dataset.sources[int(rows[row])])
         self.shrunk = int((self._cells != own).any(axis=1).sum())
         self.lengths = (self._cells // patch).prod(axis=1, dtype=np.int64)
-        self._shape = pack_shape(self.lengths, packing.budget) if one_shape else None
-        self._planner = EpochPlanner(self.lengths, packing, seed, fixed)
+        most, draws = self.lengths, None
+        if of_variants is not None:
+            draws = Draws(expected_draws(of_variants, self.lengths, packing.draws.tokens_power), seed)
+            most = self.lengths[draws.at_most()]
+        self._shape = pack_shape(most, packing.budget) if one_shape else None
+        self._planner = EpochPlanner(self.lengths, packing, seed, fixed, draws)
         self._budget, self._as_given = packing.budget, fixed is not None
         self._plans: dict[int, _Plan] = {}
         self._lock = threading.Lock()
@@ -207,8 +229,7 @@ class PackLoader:
 
     def _images(self, place: Position) -> "_Images":
         plan = self._plan(place.epoch)
-        numbers = plan.packs[place.pack]
-        return _Images(numbers, plan.flips[numbers])
+        return _Images(plan.packs[place.pack], plan.flips[slice(*plan.packs.offsets[place.pack : place.pack + 2])])
 
     def _made(self, of_pack: "_Images") -> Pack:
         images = of_pack.numbers.tolist()
@@ -244,7 +265,9 @@ class PackLoader:
         with self._lock:
             if epoch not in self._plans:
                 flips = noise.generator(self._seed, "flips", epoch).random(len(self._rows)) < 0.5
-                plan = _Plan(self._planner.packs(epoch), flips & self._flip)
+                packs = self._planner.packs(epoch)
+                flips = flips[packs.images] ^ (repeats(packs.images) % 2 == 1)
+                plan = _Plan(packs, flips & self._flip)
                 # the neighbours stay: the consumer lags behind the threads, which plan one epoch ahead
                 self._plans = {old: self._plans[old] for old in self._plans if abs(old - epoch) <= 2} | {epoch: plan}
             return self._plans[epoch]
@@ -252,6 +275,8 @@ class PackLoader:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
+    """The packs of an epoch, and whether each image of `packs.images` is flipped."""
+
     packs: Packs
     flips: np.ndarray
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..config import require
 from ..errors import DataError
 from ..grid import Cells
 from .algorithms import Packs, check_budget, lpfhp, shuffled, shuffled_best_fit
+from .draws import Draws, DrawsConfig
 from .pack import PackShape
 
 Algorithm = Literal["shuffled_best_fit", "lpfhp", "fixed"]
@@ -33,6 +34,8 @@ class PackingConfig:
     imported with the latents, in a new order every epoch."""
     oversize: Literal["error", "shrink"] = "error"
     """What to do with an image longer than the budget; "shrink" resamples its latent, an approximation."""
+    draws: DrawsConfig = field(default_factory=DrawsConfig)
+    """How often an image is drawn in an epoch, by its variant and its tokens."""
 
     def __post_init__(self) -> None:
         require(
@@ -43,6 +46,12 @@ class PackingConfig:
         )
         known = get_args(Algorithm)
         require(self.algorithm in known, f"algorithm {self.algorithm!r}", f"one of {', '.join(known)}")
+        require(
+            self.algorithm != "fixed" or self.draws.is_once,
+            f"algorithm 'fixed' with {self.draws}",
+            "each image as often as the fixed packs hold it",
+            "leave --packing.draws out, or --packing.algorithm at its default",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,20 +87,28 @@ class EpochPlanner:
         config: budget and algorithm.
         seed: the run's.
         fixed: the packs of the algorithm "fixed".
+        draws: how often each image is drawn; by default once an epoch.
 
     Raises:
         ConfigError: a budget below 1, or fixed packs that are missing or that another algorithm was given.
         DataError: no image, or an image or a fixed pack that the budget does not hold.
     """
 
-    def __init__(self, lengths: np.ndarray, config: PackingConfig, seed: int, fixed: Packs | None = None) -> None:
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        config: PackingConfig,
+        seed: int,
+        fixed: Packs | None = None,
+        draws: Draws | None = None,
+    ) -> None:
         check_budget(lengths, config.budget)
         require(
             (fixed is None) == (config.algorithm != "fixed"),
             f"algorithm {config.algorithm!r} {'without' if fixed is None else 'with'} fixed packs",
             'fixed packs with the algorithm "fixed", and with no other',
         )
-        self._lengths, self._config, self._seed, self._fixed = lengths, config, seed, fixed
+        self._lengths, self._config, self._seed, self._fixed, self._draws = lengths, config, seed, fixed, draws
         fullest = 0 if fixed is None else int(fixed.tokens(lengths).max())
         if fullest > config.budget:
             raise DataError(
@@ -101,11 +118,18 @@ class EpochPlanner:
             )
 
     def packs(self, epoch: int) -> Packs:
-        """The packs of an epoch, counted from 0."""
+        """The packs of an epoch, counted from 0; none where no image is drawn in it."""
         rng = noise.generator(self._seed, "packs", epoch)
         if self._fixed is not None:
             return shuffled(self._fixed, rng)
-        return _ALGORITHMS[self._config.algorithm](self._lengths, self._config.budget, rng)
+        pack = _ALGORITHMS[self._config.algorithm]
+        if self._draws is None:
+            return pack(self._lengths, self._config.budget, rng)
+        drawn = self._draws.of(epoch)
+        if len(drawn) == 0:
+            return Packs(drawn, np.zeros(1, dtype=np.int64))
+        of_draws = pack(self._lengths[drawn], self._config.budget, rng)
+        return Packs(drawn[of_draws.images], of_draws.offsets)
 
 
 def fit_to_budget(cells: np.ndarray, patch: int, config: PackingConfig, name_of: Callable[[int], str]) -> np.ndarray:
@@ -168,7 +192,12 @@ def report(lengths: np.ndarray, config: PackingConfig, seed: int = 0, *, fixed: 
 
 
 def pack_shape(lengths: np.ndarray, budget: int) -> PackShape:
-    """One static shape that fits every pack of every epoch; tokens are rounded up to a multiple of 128."""
+    """One static shape that fits every pack of every epoch; tokens are rounded up to a multiple of 128.
+
+    Args:
+        lengths: tokens of the images that an epoch has at most.
+        budget: tokens that a pack may hold.
+    """
     tokens = -(-budget // 128) * 128
     most_images = int(np.searchsorted(np.cumsum(np.sort(lengths)), budget, side="right"))  # the shortest together
     return PackShape.fitting(tokens, most_images, int(lengths.max()))

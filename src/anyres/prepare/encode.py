@@ -18,8 +18,8 @@ from ..config import suggestion
 from ..devices import pick_device
 from ..errors import ConfigError, DataError
 from ..grid import native_size
-from ..latents.autoencoder import Autoencoder, AutoencoderIdentity
-from ..latents.format import AUTOENCODER, REJECTED, DatasetInfo, read_info
+from ..latents.autoencoder import AUTOENCODER, Autoencoder, AutoencoderIdentity
+from ..latents.format import REJECTED, DatasetInfo, read_info
 from ..latents.loading import load_autoencoder
 from ..latents.patch_pca import PATCH, PatchPCA
 from ..latents.writer import DatasetWriter

@@ -3,6 +3,7 @@
     summary.py   what a recipe knows of the data
     builtin.py   the recipes; `RECIPES` names them
     imagenet.py  the published runs
+    finetune.py  a trained model on pictures of one's own
     planning.py  what a run will take, by the speeds in measured.py
     command.py   `anyres train`: from a name, a dataset and options to a configuration
 

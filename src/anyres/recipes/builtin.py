@@ -75,9 +75,10 @@ def recipe_named(name: str) -> Callable[[DataSummary], TrainConfig]:
         ConfigError: an unknown name.
     """
     if name not in RECIPES:
+        known = (*RECIPES, "finetune")  # which wants a model, too
         raise ConfigError(
             f"got recipe {name!r}",
-            wanted=f"one of {', '.join(RECIPES)}",
-            fix=suggestion(name, RECIPES) or "use one of them",
+            wanted=f"one of {', '.join(known)}",
+            fix=suggestion(name, known) or "use one of them",
         )
     return RECIPES[name]

@@ -12,15 +12,22 @@ import torch.distributed as dist
 import tyro
 
 from ..errors import ConfigError
+from ..hub import built_in
 from ..latents.features import TeacherInfo
 from ..latents.format import LatentDataset
 from ..networks.teacher import Teacher, load_teacher
+from ..ranks import Ranks
+from ..train.base import BaseModel
 from ..train.config import TrainConfig
+from ..train.folder import RunFolder
 from ..train.loop import RunReport, train
 from ..train.stopping import TIME_IS_UP, seconds_of
+from . import finetune
 from .builtin import RECIPES, recipe_named
 from .planning import Resources, plan
 from .summary import DataSummary, assumed_summary
+
+NAMES = (*RECIPES, finetune.NAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +40,7 @@ class TrainOptions:
     device: str
     time_limit: str | None
     config: TrainConfig
+    introduction: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,8 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--data", type=Path)
+    peek.add_argument("--from", dest="base")
+    peek.add_argument("--lora-rank", "--lora_rank", type=int, default=0)
     peek.add_argument("--no-repa", "--no_repa", action="store_true")
     peek.add_argument("--teacher.network", dest="network")
     peek.add_argument("--teacher.weights", dest="weights")
@@ -60,22 +70,24 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
     if name is None and not asks_help:
         raise ConfigError(
             "no recipe was given",
-            wanted=f"one of {', '.join(RECIPES)}, first: anyres train RECIPE --data DATA --out RUN",
+            wanted=f"one of {', '.join(NAMES)}, first: anyres train RECIPE --data DATA --out RUN",
             fix="start with 'tutorial'",
         )
-    recipe = recipe_named(name or "tutorial")
-    summary = assumed_summary(name or "tutorial")
-    if found.data and not asks_help:
-        summary = DataSummary.of(LatentDataset.open(found.data))
+    dataset = LatentDataset.open(found.data) if found.data and not asks_help else None
+    summary = DataSummary.of(dataset) if dataset else assumed_summary(name or "tutorial")
     if found.no_repa:
         summary = replace(summary, teacher=None)
     elif found.network and not asks_help:
         summary = replace(summary, teacher=_seeing(found.network, found.weights))
-    defaults = recipe(summary)
+    base = _base(name, found.base, dataset, asks_help=asks_help)
+    defaults = (
+        finetune.finetune(summary, base, max(0, found.lora_rank)) if base else recipe_named(name or "tutorial")(summary)
+    )
 
     def options(
         *,
         recipe: tyro.conf.Positional[str],
+        from_: Annotated[str | None, tyro.conf.arg(name="from")] = None,
         data: Path | None = None,
         out: Path | None = None,
         repa: bool = True,
@@ -87,10 +99,11 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
         tokens_per_second: float | None = None,
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = defaults,
     ) -> TrainOptions | PlanOptions:
-        """The options; `repa` has gone into the defaults.
+        """The options; `from_` and `repa` have gone into the defaults.
 
         Args:
-            recipe: A recipe: tutorial, mini, or imagenet_s, _b, _l, _xl, _xxl.
+            recipe: A recipe: tutorial, mini, finetune, or imagenet_s, _b, _l, _xl, _xxl.
+            from_: Of finetune: the model that it begins from: a folder, a run, a model in the box or a hub id.
             data: A dataset, as `anyres prepare` writes it.
             out: The run's folder; an existing run is continued.
             repa: Align with the teacher whose features the dataset holds, where it does; --no-repa does not.
@@ -102,7 +115,7 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
             tokens_per_second: Of --plan: the speed of one of them; otherwise what is recorded of the network, if any.
             config: The recipe's fields.
         """
-        del repa
+        del from_, repa
         if plan_only:
             resources = Resources(
                 gpus=gpus,
@@ -124,7 +137,10 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
                 wanted="both: anyres train RECIPE --data DATA --out RUN",
                 fix="add it, or --plan to see what the run would take",
             )
-        return TrainOptions(recipe=recipe, data=data, out=out, device=device, time_limit=time_limit, config=config)
+        said = finetune.introduction(config, summary, base) if base else None
+        return TrainOptions(
+            recipe=recipe, data=data, out=out, device=device, time_limit=time_limit, config=config, introduction=said
+        )
 
     return options
 
@@ -136,6 +152,29 @@ def _seeing(network: str, weights: str | None) -> TeacherInfo:
     return TeacherInfo(identity=teacher.identity, dim=teacher.dim, cells=1, px=teacher.px, dtype="float16")
 
 
+def _base(name: str | None, given: str | None, dataset: LatentDataset | None, *, asks_help: bool) -> BaseModel | None:
+    """The model that `finetune` begins from, which has to fit the data; None of the other recipes."""
+    if name != finetune.NAME:
+        if given is not None:
+            raise ConfigError(
+                f"--from {given} with the recipe {name}, which begins with random weights",
+                wanted=f"--from with the recipe {finetune.NAME}",
+                fix=f"anyres train {finetune.NAME} --from {given} --data DATA --out RUN",
+            )
+        return None
+    if given is None and not asks_help:
+        known = built_in()
+        raise ConfigError(
+            "the recipe finetune without --from",
+            wanted="the model that it begins from: a folder, a run, a model in the box or a hub id",
+            fix=f"add --from MODEL, such as --from {known[0]}" if known else "add --from MODEL",
+        )
+    base = BaseModel.read(given or built_in()[0])
+    if dataset is not None:
+        finetune.check_fits(base, dataset)
+    return base
+
+
 def run(options: TrainOptions) -> RunReport:
     """Train.
 
@@ -143,6 +182,8 @@ def run(options: TrainOptions) -> RunReport:
         AnyResError: see `train`; or the time limit is no time.
     """
     limit = None if options.time_limit is None else seconds_of(options.time_limit)
+    if options.introduction and Ranks.from_environment().rank == 0:
+        print(options.introduction, flush=True)
     return train(options.config, options.data, options.out, device=options.device, time_limit=limit)
 
 
@@ -165,6 +206,14 @@ def report(finished: RunReport) -> str:
     ]
     if finished.shrunk:
         lines.append(f"shrunk:  {finished.shrunk:,} images that were longer than a pack")
+    if finished.left_out:
+        lines.append(f"left out: {finished.left_out:,} images of variants that --packing.draws never draws")
+    if finished.best is not None:
+        kept = RunFolder(finished.folder).best
+        lines.append(
+            f"overfits: the held-out loss was lowest at step {finished.best.step:,}"
+            + (f", whose model is in {kept}" if kept.is_dir() else "")
+        )
     if finished.stopped == TIME_IS_UP:
         lines.append("the time limit was reached")
     if finished.stopped:

@@ -8,6 +8,7 @@ import torch
 
 from ..config import require
 from ..devices import device_kind
+from ..model import lora
 from ..model.nit import NiT
 from ..tables import aligned
 from ..train.config import TrainConfig
@@ -15,10 +16,15 @@ from .imagenet import VARIANTS
 from .measured import MEASURED, Measured, fitting
 from .summary import DataSummary
 
-# bytes of each parameter, all in float32
-STATE_BYTES = {"weights": 4, "gradient": 4, "AdamW's moments": 8, "average": 4}
-CHECKPOINT_BYTES = 16  # all but the gradient
+# bytes of each parameter, all in float32, and of each that is trained
+STATE_BYTES = {"weights": 4, "average": 4}
+TRAINED_BYTES = {"gradient": 4, "AdamW's moments": 8}
+CHECKPOINT_BYTES = 16  # of what is trained, all but the gradient
 HOURS_A_DAY = 24
+# what a block keeps between the passes of our kernels in bfloat16, in tensors of tokens × width: at each of two norms
+# the sum, the branch and the result; a product and its two rotated parts; what is attended. The MLP's two are wider.
+KEPT_BY_BLOCK, KEPT_BY_MLP = 3 + 3 + 3 + 2 + 1, 2
+ACTIVATION_BYTES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +77,9 @@ def plan(
         "a number that divides the packs of a step",
         "change --gpus or --packs-per-step",
     )
-    fits = fitting(config.model, records) if device_kind(resources.device) in ("auto", "cuda") else []
+    gpu = device_kind(resources.device) in ("auto", "cuda")
+    like = fitting(config.model, records) if gpu else []
+    fits = [each for each in like if each.recomputed_blocks == config.recomputed_blocks]
     tokens = config.steps * _tokens_a_step(config, data)
     return aligned(
         [
@@ -88,7 +96,8 @@ Line = tuple[str, str]
 
 def _size(name: str, config: TrainConfig, data: DataSummary) -> Iterator[Line]:
     parameters, projector = _parameters(config)
-    extra = f", and {projector / 1e6:,.1f}M of the projector while training" if projector else ""
+    extra = f", {_trained(config) / 1e6:,.1f}M trained with LoRA" if config.lora_rank else ""
+    extra += f", and {projector / 1e6:,.1f}M of the projector while training" if projector else ""
     yield "recipe", f"{name}: {parameters / 1e6:,.1f}M parameters{extra}"
     step = _tokens_a_step(config, data)
     yield "step", f"{step:,} tokens at most: {config.packs_per_step} packs of {step // config.packs_per_step:,}"
@@ -101,7 +110,8 @@ def _data(name: str, config: TrainConfig, data: DataSummary) -> Iterator[Line]:
         epochs = config.steps * _tokens_a_step(config, data) / tokens
         yield (
             "data",
-            f"{data.rows:,} rows ({', '.join(data.variants)}) of {tokens:,} tokens: about {epochs:,.1f} epochs",
+            f"{data.rows:,} rows ({', '.join(data.variants)}) of {tokens:,} tokens: about {epochs:,.1f} epochs"
+            + ("" if config.packing.draws.is_once else ", were each drawn once an epoch"),
         )
     else:
         assumed = f"{data.num_classes:,} labels, {data.channels} channels and {data.px_per_cell} px a cell"
@@ -128,16 +138,30 @@ def _tokens_a_step(config: TrainConfig, data: DataSummary) -> int:
 
 
 def _memory(config: TrainConfig, fits: Sequence[Measured]) -> Iterator[Line]:
-    count = sum(_parameters(config))
-    state = count * sum(STATE_BYTES.values()) / 2**30
-    yield "memory", f"{state:,.1f} GiB for {', '.join(STATE_BYTES)}, on each GPU that holds them whole"
+    trained = _trained(config)
+    state = (sum(_parameters(config)) * sum(STATE_BYTES.values()) + trained * sum(TRAINED_BYTES.values())) / 2**30
+    parts = ", ".join([*STATE_BYTES, *TRAINED_BYTES])
+    yield "memory", f"{state:,.1f} GiB for {parts}, on each GPU that holds them whole"
+    depth, recomputed = config.model.depth, config.recomputed_blocks
+    blocks = f"the first {recomputed} of {depth} blocks recomputed" if recomputed else f"all {depth} blocks kept"
+    counted = activation_bytes(config) / 2**30
+    yield "", f"{counted:,.1f} GiB for activations on a GPU, counted: {config.packing.budget:,} tokens, {blocks}"
     for record in fits:
-        yield "", f"measured, activations included: {record.peak_gib} GiB with packs of {record.budget:,} tokens"
-    if not fits:
-        yield "", "activations come on top: not measured for this network"
-    saved = count * CHECKPOINT_BYTES / 2**30
+        yield "", f"measured, all included: {record.peak_gib} GiB with packs of {record.budget:,} tokens"
+    saved = trained * CHECKPOINT_BYTES / 2**30
     # an old one is removed after the new one is whole
     yield "disk", f"{saved:,.1f} GiB a checkpoint, {config.keep_checkpoints + 1} of them for a moment"
+
+
+def activation_bytes(config: TrainConfig) -> int:
+    """What the blocks keep of a pack for the backward pass, at most at once, in bfloat16 and with our kernels.
+
+    A recomputed block keeps its input; and while it is computed anew, all, when nothing is left of the blocks after it.
+    """
+    tensor = ACTIVATION_BYTES * config.packing.budget * config.model.hidden_size
+    whole = KEPT_BY_BLOCK + KEPT_BY_MLP * config.model.mlp_ratio
+    inputs = config.recomputed_blocks
+    return round(tensor * (inputs + whole * max(config.model.depth - inputs, 1)))
 
 
 def _time(tokens: int, fits: Sequence[Measured], resources: Resources) -> Iterator[Line]:
@@ -166,6 +190,15 @@ def _time(tokens: int, fits: Sequence[Measured], resources: Resources) -> Iterat
 
 def _duration(hours: float) -> str:
     return f"{hours / HOURS_A_DAY:,.1f} days" if hours >= 2 * HOURS_A_DAY else f"{hours:,.1f} hours"
+
+
+def _trained(config: TrainConfig) -> int:
+    """Parameters that are trained."""
+    with torch.device("meta"):
+        model = NiT(config.model)
+        if config.lora_rank:
+            lora.attach(model, config.lora_rank)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def _parameters(config: TrainConfig) -> tuple[int, int]:

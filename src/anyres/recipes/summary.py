@@ -25,6 +25,8 @@ class DataSummary:
         rows: images times variants; 0 where there is no dataset.
         cells: of all rows.
         variants: of the images.
+        images: how many; 0 where there is no dataset.
+        labels: their names, likewise.
         teacher: whose features are to be aligned with, if any's.
     """
 
@@ -36,6 +38,8 @@ class DataSummary:
     rows: int = 0
     cells: int = 0
     variants: tuple[str, ...] = ()
+    images: int = 0
+    labels: tuple[str, ...] = ()
     teacher: TeacherInfo | None = None
 
     @classmethod
@@ -52,6 +56,8 @@ class DataSummary:
             rows=len(dataset),
             cells=int(areas.sum()),
             variants=dataset.info.variants,
+            images=dataset.info.images,
+            labels=dataset.info.labels,
             teacher=dataset.info.teacher,
         )
 

@@ -1,25 +1,40 @@
-"""`anyres sample`: load, sample with a progress bar, write."""
+"""`anyres sample`: load, sample with a progress bar, write; in one process or several."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
+from PIL import Image
+
+from .. import hub
+from ..config import require
 from ..errors import ConfigError
-from ..files import check_writable
+from ..files import check_writable, make_folder
+from ..model import lora
 from ..model.nit import NiT
 from ..progress import progress
-from .options import SampleOptions, StartOptions
+from ..ranks import Ranks
+from .folder import model_folder
+from .options import MergeOptions, SampleOptions, StartOptions
 from .pipeline import Pipeline, StepInfo
 from .request import ImageRequest, make_requests, together
 from .start import Start
-from .writer import SavedImages, recipe_of, save_images
+from .writer import SavedImages, free_paths, recipe_of, write_images, write_sheet
 
 
-def run(options: SampleOptions) -> SavedImages:
-    """Make the images that the options ask for and write them.
+def run(options: SampleOptions) -> SavedImages | None:
+    """Make the images that the options ask for and write them, a pack after another.
+
+    Several processes share the packs, which are those of one, so that the files are the same.
+
+    Returns:
+        What was written by all processes; None in all but the leading one.
 
     Raises:
         AnyResError: bad input, as the parts raise it.
     """
+    ranks = Ranks.from_environment()
+    options = replace(options, device=ranks.device(options.device))
     pipe = Pipeline.from_pretrained(
         options.model, device=options.device, dtype=options.dtype, attention=options.attention
     )
@@ -27,16 +42,49 @@ def run(options: SampleOptions) -> SavedImages:
     requests = _requests(pipe, options)
     weaker = _weaker(pipe, options)
     check_writable(options.out)
-    packs = pipe.packs(requests, options.budget)
-    with progress("sample", len(packs) * settings.steps, "step") as bar:
-
-        def on_step(info: StepInfo) -> None:
-            bar.advance(1, pack=f"{info.pack + 1}/{info.packs}")
-
-        latents = pipe.latents(requests, settings, budget=options.budget, weaker=weaker, on_step=on_step)
-    images = pipe.images(latents, requests)
     recipes = [recipe_of(pipe, settings, request, model=options.model, weaker=options.weaker) for request in requests]
-    return save_images(images, recipes, options.out, contact_sheet=options.contact_sheet, overwrite=options.overwrite)
+    # before any is written, and as one of them sees the folder
+    paths = ranks.told(free_paths(recipes, options.out, overwrite=options.overwrite))
+    packs = pipe.packs(requests, options.budget)
+    ends = list(accumulate(map(len, packs)))
+    mine = range(ranks.rank, len(packs), ranks.world)
+    with progress("sample", len(mine) * settings.steps, "step", shown=ranks.rank == 0) as bar:
+        for number in mine:
+
+            def on_step(_info: StepInfo, number: int = number) -> None:
+                bar.advance(1, pack=f"{number + 1}/{len(packs)}")
+
+            pack, those = packs[number], slice(ends[number] - len(packs[number]), ends[number])
+            latents = pipe.latents(pack, settings, budget=options.budget, weaker=weaker, on_step=on_step)
+            images = pipe.images(latents, pack)
+            make_folder(options.out)
+            write_images(images, recipes[those], paths[those])
+    ranks.wait()
+    if ranks.rank > 0:
+        return None
+    sheet = None
+    if options.contact_sheet and len(paths) > 1:
+        images = [Image.open(path).convert("RGB") for path in paths]
+        sheet = write_sheet(images, recipes, options.out, overwrite=options.overwrite)
+    return SavedImages(paths=paths, sheet=sheet)
+
+
+def merge(options: MergeOptions) -> str:
+    """Write an adapter and its base as a model that needs neither; says where it is.
+
+    Raises:
+        ConfigError: it is no adapter.
+        AnyResError: it cannot be read or written.
+    """
+    folder = model_folder(hub.resolve(options.adapter))
+    require(
+        (folder / lora.CONFIG).is_file(),
+        f"{options.adapter}, which is no adapter",
+        f"a folder with {lora.CONFIG}, as training with LoRA writes it",
+        "use it as it is",
+    )
+    Pipeline.from_pretrained(folder, device="cpu", dtype="float32").save_pretrained(options.out)
+    return f"merged: {options.out}"
 
 
 def _requests(pipe: Pipeline, options: SampleOptions) -> tuple[ImageRequest, ...]:

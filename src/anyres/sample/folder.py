@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,15 +14,17 @@ from ..devices import pick_device
 from ..errors import AnyResError, CheckpointError, ConfigError, DataError
 from ..files import make_folder, read_json, replacing, write_json
 from ..flow.path import PathName
-from ..latents.autoencoder import AutoencoderIdentity, LatentScaling
-from ..latents.loading import load_autoencoder
+from ..flow.time import TimeShift
+from ..latents.autoencoder import AUTOENCODER, Autoencoder, AutoencoderIdentity, LatentScaling, fingerprint
+from ..latents.loading import has_autoencoder, load_autoencoder
+from ..model import lora
 from ..model.nit import NiT
 from ..model.weights import CONFIG, STEM
 from ..weightfiles import patterns
 from .request import LabelTable, SamplingSettings
 
-PIPELINE, LABELS, AUTOENCODER = "pipeline.json", "labels.json", "autoencoder"
-OUR_FILES = (PIPELINE, LABELS, AUTOENCODER, CONFIG, *patterns(STEM))
+PIPELINE, LABELS = "pipeline.json", "labels.json"
+OUR_FILES = (PIPELINE, LABELS, AUTOENCODER, CONFIG, *patterns(STEM), lora.CONFIG, *patterns(lora.STEM))
 FORMAT_VERSION = 1
 
 P = TypeVar("P")
@@ -35,10 +37,12 @@ class PipelineFile:
     Attributes:
         name: how metadata names the model.
         path: the path that the network was trained on.
+        time_shift: how the times that it was trained at moved with an image's size.
         trained_side: longest side in tokens that training has seen.
         scaling: from the network's latents to the autoencoder's.
         autoencoder: which one it needs.
         defaults: how to sample where a call does not say.
+        base: the fingerprint of the base model's network, where the folder holds an adapter of it.
         format_version: of this file.
     """
 
@@ -48,11 +52,44 @@ class PipelineFile:
     scaling: LatentScaling
     autoencoder: AutoencoderIdentity
     defaults: SamplingSettings
+    time_shift: TimeShift = field(default_factory=TimeShift)
+    base: str | None = None
     format_version: int = FORMAT_VERSION
 
 
-def save(pipe: Any, folder: Path, *, dtype: torch.dtype | None = None, max_shard_size: int | str | None = None) -> None:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Adapter:
+    """Changes of a base model, in the place of a pipeline's network.
+
+    Attributes:
+        network: with the changes attached.
+        base: the base's name, as `hub.lasting` gives it.
+        revision: likewise.
+        fingerprint: of the base's network.
+    """
+
+    network: NiT
+    base: str
+    revision: str | None
+    fingerprint: str
+
+
+def save(
+    pipe: Any,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_size: int | str | None = None,
+    adapter: Adapter | None = None,
+) -> None:
     """Write a pipeline's folder, whole or not at all; files that are not a pipeline's are kept.
+
+    Args:
+        pipe: the pipeline.
+        folder: where to.
+        dtype: see `Pipeline.save_pretrained`.
+        max_shard_size: likewise.
+        adapter: is written in the place of the network, and of the autoencoder where the base has it.
 
     Raises:
         DataError: the folder holds something else than a pipeline, or cannot be written to.
@@ -62,18 +99,26 @@ def save(pipe: Any, folder: Path, *, dtype: torch.dtype | None = None, max_shard
     make_folder(folder.parent)
     with replacing(folder) as staging:
         staging.mkdir()
-        pipe.model.save_pretrained(staging, dtype=dtype, max_shard_size=max_shard_size)
-        autoencoder = pipe.autoencoder.save(staging / AUTOENCODER, dtype=dtype, max_shard_size=max_shard_size)
+        if adapter is None:
+            pipe.model.save_pretrained(staging, dtype=dtype, max_shard_size=max_shard_size)
+        else:
+            lora.save_adapter(adapter.network, staging, base=adapter.base, revision=adapter.revision)
+        if adapter is None or not has_autoencoder(hub.resolve(adapter.base, revision=adapter.revision)):
+            autoencoder = pipe.autoencoder.save(staging / AUTOENCODER, dtype=dtype, max_shard_size=max_shard_size)
+        else:
+            autoencoder = pipe.autoencoder.identity
         if Path(autoencoder.name).is_absolute():  # where it was loaded from means nothing to others
             autoencoder = replace(autoencoder, name=AUTOENCODER)
         write_json(staging / LABELS, list(pipe.labels.names))
         description = PipelineFile(
             name=pipe.name,
             path=pipe.path,
+            time_shift=pipe.time_shift,
             trained_side=pipe.trained_side,
             scaling=pipe.scaling,
             autoencoder=autoencoder,
             defaults=pipe.defaults,
+            base=adapter and adapter.fingerprint,
         )
         write_json(staging / PIPELINE, to_dict(description))
         for path in foreign:
@@ -110,26 +155,20 @@ def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: 
     network_dtype = _dtype(dtype, place)
     folder = hub.resolve(name, revision=revision)
     with hub.mended_by_installing(folder):
-        return _load(kind, _model_folder(folder), place, network_dtype, attention)
+        return _load(kind, model_folder(folder), place, network_dtype, attention)
 
 
 def _load(kind: type[P], folder: Path, device: torch.device, dtype: torch.dtype, attention: str) -> P:
-    description, labels = _read_description(folder)
-    if not (folder / AUTOENCODER).is_dir():  # a path that does not exist would be looked up as a name
-        raise CheckpointError(
-            f"{folder} lacks its {AUTOENCODER} folder",
-            wanted=description.autoencoder.describe(),
-            fix="restore the folder from a copy",
-        )
-    autoencoder = load_autoencoder(str(folder / AUTOENCODER))
+    description, labels = read_description(folder)
+    autoencoder = _autoencoder(folder, description)
     if not autoencoder.identity.same_as(description.autoencoder):
         raise CheckpointError(
-            f"{folder / AUTOENCODER} is {autoencoder.identity.describe()}, and the model was trained on latents of "
-            f"{description.autoencoder.describe()}",
+            f"the autoencoder of {folder} is {autoencoder.identity.describe()}, and the model was trained on latents "
+            f"of {description.autoencoder.describe()}",
             wanted="the autoencoder that it was trained with",
             fix="restore the folder from a copy",
         )
-    model = NiT.from_pretrained(folder, attention=attention)
+    model = load_network(folder, attention=attention)
     make: Any = kind
     try:
         return make(
@@ -138,6 +177,7 @@ def _load(kind: type[P], folder: Path, device: torch.device, dtype: torch.dtype,
             LabelTable(labels),
             description.scaling,
             path=description.path,
+            time_shift=description.time_shift,
             trained_side=description.trained_side,
             name=description.name,
             defaults=description.defaults,
@@ -150,8 +190,68 @@ def _load(kind: type[P], folder: Path, device: torch.device, dtype: torch.dtype,
         ) from error
 
 
-def _model_folder(folder: Path) -> Path:
-    """The folder itself, or the model inside a training run's."""
+def load_network(folder: Path, *, attention: str = "auto") -> NiT:
+    """The network of a pipeline's folder, on the CPU; that of an adapter's folder is its base's, changed.
+
+    Raises:
+        CheckpointError: files are missing, damaged, or do not belong together.
+    """
+    if not (folder / lora.CONFIG).is_file():
+        return NiT.from_pretrained(folder, attention=attention)
+    description, labels = read_description(folder)
+    name, revision = _base_of(folder)
+    found = hub.resolve(name, revision=revision)
+    base = NiT.from_pretrained(found) if is_bare(found) else load_network(model_folder(found), attention=attention)
+    if description.base not in (None, fingerprint(base.state_dict())):
+        raise CheckpointError(
+            f"the model {name} is not the one that the adapter in {folder} changes: its weights are others",
+            wanted=f"the weights of fingerprint {description.base}",
+            fix="restore the base model",
+        )
+    return lora.load_adapter(folder, base.float(), len(labels))
+
+
+def is_bare(folder: Path) -> bool:
+    """Whether a folder holds a network alone, such as an imported one: no labels, no autoencoder."""
+    return (folder / CONFIG).is_file() and not (folder / PIPELINE).is_file() and not (folder / "model").is_dir()
+
+
+def _autoencoder(folder: Path, description: PipelineFile) -> Autoencoder:
+    """A pipeline's own, or that of an adapter's base."""
+    if (folder / AUTOENCODER).is_dir():  # a path that does not exist would be looked up as a name
+        return load_autoencoder(str(folder / AUTOENCODER))
+    if (folder / lora.CONFIG).is_file():
+        name, revision = _base_of(folder)
+        return load_autoencoder(name, revision=revision)
+    raise CheckpointError(
+        f"{folder} lacks its {AUTOENCODER} folder",
+        wanted=description.autoencoder.describe(),
+        fix="restore the folder from a copy",
+    )
+
+
+def _base_of(folder: Path) -> tuple[str, str | None]:
+    """Name and revision of an adapter's base model."""
+    try:
+        config = read_json(folder / lora.CONFIG)
+    except DataError as error:
+        raise CheckpointError(error.got, wanted=error.wanted, fix=error.fix) from error
+    name = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(name, str):
+        raise CheckpointError(
+            f"{folder / lora.CONFIG} does not name a base model",
+            wanted='"base_model_name_or_path": a folder, a model in the box or a hub id',
+            fix="write it there",
+        )
+    return name, config.get("revision")
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder itself, or the model inside a training run's.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if (folder / PIPELINE).is_file():
         return folder
     if (folder / "model" / PIPELINE).is_file():
@@ -171,7 +271,12 @@ def _model_folder(folder: Path) -> Path:
     )
 
 
-def _read_description(folder: Path) -> tuple[PipelineFile, tuple[str, ...]]:
+def read_description(folder: Path) -> tuple[PipelineFile, tuple[str, ...]]:
+    """What a pipeline's folder says of itself, and its labels.
+
+    Raises:
+        CheckpointError: the files are missing, damaged or of another version.
+    """
     try:
         data = read_json(folder / PIPELINE)
         if not isinstance(data, dict) or data.get("format_version") != FORMAT_VERSION:

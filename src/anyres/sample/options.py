@@ -74,6 +74,16 @@ class StartOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergeOptions:
+    """Options of `anyres merge`."""
+
+    adapter: Annotated[str, tyro.conf.Positional]
+    """An adapter's folder, a training run with LoRA, or a hub id."""
+    out: Path
+    """The model's folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleOptions(SamplerOptions):
     """Options of `anyres sample`. Labels, sizes and seeds go together one by one; a single one stands for all."""
 

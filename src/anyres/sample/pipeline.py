@@ -15,6 +15,7 @@ from ..errors import NonFiniteError
 from ..flow.given import GivenTokens, PartlyGivenVelocity
 from ..flow.path import path_named
 from ..flow.solvers import euler, euler_maruyama, heun
+from ..flow.time import TimeShift
 from ..grid import Size, unpatchify
 from ..latents.autoencoder import Autoencoder, LatentScaling
 from ..model.nit import NiT
@@ -60,6 +61,8 @@ class Pipeline:
         labels: names of the classes.
         scaling: from the network's latents to the autoencoder's.
         path: the path that the network was trained on.
+        time_shift: how the times that it was trained at moved with an image's size. A solver's move likewise, so that a
+            pack is of images of equally many tokens, unless nothing moves.
         trained_side: the longest side in tokens that training has seen.
         name: how metadata names the model.
         defaults: how to sample where a call does not say.
@@ -76,6 +79,7 @@ class Pipeline:
         scaling: LatentScaling,
         *,
         path: str = "linear",
+        time_shift: TimeShift | None = None,
         trained_side: int,
         name: str = "unnamed",
         defaults: SamplingSettings | None = None,
@@ -83,6 +87,7 @@ class Pipeline:
         _check_together(model, autoencoder, labels, scaling)
         self.model, self.autoencoder, self.labels, self.scaling = model.eval(), autoencoder, labels, scaling
         self.path, self.trained_side, self.name = path, trained_side, name
+        self.time_shift = time_shift or TimeShift()
         self.defaults = defaults or SamplingSettings()
         self._recordings = Recordings()
 
@@ -211,8 +216,12 @@ class Pipeline:
     def packs(
         self, requests: Sequence[ImageRequest], budget: int | None = None, shape: PackShape | None = None
     ) -> list[list[ImageRequest]]:
-        """Which requests are sampled together; by default up to 16,384 tokens on CUDA and 4,096 elsewhere."""
-        return make_packs(requests, BUDGET[self.model.device.type] if budget is None else budget, shape)
+        """Which requests are sampled together; by default up to 16,384 tokens on CUDA and 4,096 elsewhere.
+
+        Those of a pack share the times of a solver's steps, so they are of one size where times move with the size.
+        """
+        budget = BUDGET[self.model.device.type] if budget is None else budget
+        return make_packs(requests, budget, shape, one_size=self.time_shift.power > 0)
 
     @torch.no_grad()
     def latents(
@@ -284,22 +293,23 @@ class Pipeline:
             weaker=weaker,
             recordings=self._recordings,
         )
-        given, path = self._given(pack, settings), path_named(self.path)
+        factor = self.time_shift.factor(pack[0].grid.tokens)  # of all, or there is none
+        given, path = self._given(pack, settings, factor), path_named(self.path)
         if given is not None:
             velocity = PartlyGivenVelocity(velocity=velocity, path=path, given=given)
-        start, times = self._draw(pack, "start"), settings.times()
+        start, times = self._draw(pack, "start"), settings.times(factor)
         if settings.solver == "sde":
             state = euler_maruyama(velocity, start, times, lambda step: self._draw(pack, "step", step), path, report)
         else:
             state = _SOLVERS[settings.solver](velocity, start, times, report)
         return state if given is None else given.finished(state)
 
-    def _given(self, pack: Sequence[ImageRequest], settings: SamplingSettings) -> GivenTokens | None:
+    def _given(self, pack: Sequence[ImageRequest], settings: SamplingSettings, factor: float) -> GivenTokens | None:
         """What is known of a pack's tokens; None where all are made from noise alone."""
         canvases = [request.canvas for request in pack]
         if not any(canvases):
             return None
-        settings.check_strengths(canvas.strength for canvas in canvases if canvas)
+        settings.check_strengths((canvas.strength for canvas in canvases if canvas), factor)
         return given_tokens(
             canvases,
             [request.size for request in pack],

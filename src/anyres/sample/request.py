@@ -9,7 +9,7 @@ from ..config import from_dict, require, suggestion, to_dict
 from ..errors import ConfigError
 from ..flow.given import SAME_TIME
 from ..flow.guidance import GuidanceConfig
-from ..flow.time import solver_times, stochastic_times
+from ..flow.time import shifted_times, solver_times, stochastic_times
 from ..grid import Grid, Size
 from ..model.rope import RotaryMode
 from ..packing.pack import PackShape
@@ -29,7 +29,8 @@ class SamplingSettings:
         guidance: scale of classifier-free guidance; 1 is none.
         guidance_low: least t at which guidance acts.
         guidance_high: greatest t at which guidance acts.
-        last_time: of "sde": t of the last step's start, which has no noise.
+        last_time: of "sde": t of the last step's start, which has no noise; before times are moved by size, where the
+            model's are.
         extrapolation: how the rotary embedding treats grids larger than those of training.
         decoupled: extrapolate each axis by its own ratio.
     """
@@ -74,19 +75,22 @@ class SamplingSettings:
         known = {name: value for name, value in given.items() if value is not None}
         return from_dict(SamplingSettings, to_dict(self) | known, where="settings")
 
-    def times(self) -> tuple[float, ...]:
-        """Of the steps' ends, from 1 to 0."""
-        if self.solver == "sde":
-            return stochastic_times(self.steps, self.last_time)
-        return solver_times(self.steps)
+    def times(self, factor: float = 1.0) -> tuple[float, ...]:
+        """Of the steps' ends, from 1 to 0.
 
-    def check_strengths(self, strengths: Iterable[float]) -> None:
+        Args:
+            factor: by which the images' times are moved; see `flow.time.TimeShift`.
+        """
+        uniform = stochastic_times(self.steps, self.last_time) if self.solver == "sde" else solver_times(self.steps)
+        return shifted_times(uniform, factor)
+
+    def check_strengths(self, strengths: Iterable[float], factor: float = 1.0) -> None:
         """See that each strength, where it is not 0, leaves a step.
 
         Raises:
             ConfigError: the last step starts at a greater t.
         """
-        last = self.times()[-2]
+        last = self.times(factor)[-2]
         for strength in strengths:
             require(
                 not 0 < strength < last - SAME_TIME,
@@ -216,7 +220,7 @@ def together(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def make_packs(
-    requests: Sequence[ImageRequest], budget: int, shape: PackShape | None = None
+    requests: Sequence[ImageRequest], budget: int, shape: PackShape | None = None, *, one_size: bool = False
 ) -> list[list[ImageRequest]]:
     """Which requests are sampled together: consecutive ones, as many as budget and shape hold.
 
@@ -224,6 +228,7 @@ def make_packs(
         requests: the images.
         budget: tokens. It is about memory, so an image that is longer goes alone rather than being refused.
         shape: what each pack will be padded to.
+        one_size: only images of equally many tokens together.
 
     Raises:
         ConfigError: a budget below one token.
@@ -232,7 +237,8 @@ def make_packs(
     packs: list[list[ImageRequest]] = []
     for request in requests:
         tokens = sum(member.grid.tokens for member in packs[-1]) + request.grid.tokens if packs else 0
-        if packs and tokens <= budget and (shape is None or _fits(len(packs[-1]) + 1, tokens, shape)):
+        joins = bool(packs) and not (one_size and packs[-1][0].grid.tokens != request.grid.tokens)
+        if joins and tokens <= budget and (shape is None or _fits(len(packs[-1]) + 1, tokens, shape)):
             packs[-1].append(request)
         else:
             packs.append([request])

@@ -97,17 +97,38 @@ def save_images(
         DataError: the folder cannot be written to, or the disk is full.
     """
     make_folder(folder)
-    paths = []
-    for image, recipe in zip(images, recipes, strict=True):
-        path = _free(folder, Path(file_name(recipe)).stem, overwrite=overwrite, taken=paths)
-        _write(image, path, recipe)
-        paths.append(path)
+    paths = free_paths(recipes, folder, overwrite=overwrite)
+    write_images(images, recipes, paths)
     sheet = None
     if contact_sheet and len(images) > 1:
-        captions = [f"{recipe['label']} {recipe['size']}" for recipe in recipes]
-        target = _free(folder, Path(SHEET).stem, overwrite=overwrite, taken=[])
-        sheet = write_contact_sheet(images, captions, target)
-    return SavedImages(paths=tuple(paths), sheet=sheet)
+        sheet = write_sheet(images, recipes, folder, overwrite=overwrite)
+    return SavedImages(paths=paths, sheet=sheet)
+
+
+def free_paths(recipes: Sequence[Mapping[str, Any]], folder: Path, *, overwrite: bool) -> tuple[Path, ...]:
+    """Where `save_images` writes images; none of them is there yet, unless they may be overwritten."""
+    paths: list[Path] = []
+    for recipe in recipes:
+        paths.append(_free(folder, Path(file_name(recipe)).stem, overwrite=overwrite, taken=paths))
+    return tuple(paths)
+
+
+def write_images(images: Sequence[Image.Image], recipes: Sequence[Mapping[str, Any]], paths: Sequence[Path]) -> None:
+    """Write images as PNG, each with its recipe in its metadata.
+
+    Raises:
+        DataError: one cannot be written, or the disk is full.
+    """
+    for image, recipe, path in zip(images, recipes, paths, strict=True):
+        _write(image, path, recipe)
+
+
+def write_sheet(
+    images: Sequence[Image.Image], recipes: Sequence[Mapping[str, Any]], folder: Path, *, overwrite: bool
+) -> Path:
+    """Write the contact sheet of images with these recipes into a folder; says where it is."""
+    captions = [f"{recipe['label']} {recipe['size']}" for recipe in recipes]
+    return write_contact_sheet(images, captions, _free(folder, Path(SHEET).stem, overwrite=overwrite, taken=[]))
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

@@ -173,8 +173,8 @@ def _load(path: Path, state: TrainState) -> None:
             wanted="a whole checkpoint",
             fix="use an earlier one",
         ) from error
-    state.model.load_state_dict(tensors["model"])
-    state.average.load_state_dict(tensors["average"])
+    for name, module in (("model", state.model), ("average", state.average)):
+        module.load_state_dict(module.state_dict() | tensors[name])
     set_optimizer_state_dict(state.model, state.optimizer, tensors["optimizer"])
     state.update.refresh()
     state.progress = progress
@@ -195,9 +195,15 @@ def _check_version(meta: dict[str, Any], path: Path) -> None:
 
 
 def _tensors(state: TrainState) -> dict[str, Any]:
+    # what is not trained is the base's, which is at hand
+    frozen = {name for name, weight in state.model.named_parameters() if not weight.requires_grad}
+    model, average = (
+        {name: value for name, value in module.state_dict().items() if name not in frozen}
+        for module in (state.model, state.average)
+    )
     return {
-        "model": state.model.state_dict(),
-        "average": state.average.state_dict(),
+        "model": model,
+        "average": average,
         "optimizer": get_optimizer_state_dict(state.model, state.optimizer),
     }
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+import tyro
+
 from ..config import require
 from ..flow.path import PathName
 from ..flow.time import TimeConfig
@@ -98,6 +100,22 @@ class TeacherConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """The trained model that a run begins from; see `train.base`."""
+
+    name: str
+    """Its folder (absolute), its name in the box, or its hub id."""
+    revision: str | None
+    """Commit of the hub repository."""
+    fingerprint: str
+    """The start of a hash over its weights."""
+    rows: tuple[int | None, ...]
+    """Of each label of the run, its row in the base's label table; None of a new label."""
+    trained_side: int
+    """Longest side in tokens that the base's training has seen; 0 where that is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeldOutConfig:
     """The loss on images that are never trained on, by the averaged weights."""
 
@@ -107,10 +125,16 @@ class HeldOutConfig:
     """Steps between two measurements."""
     packs: int = 8
     """Most packs measured; always the same ones, with the same noise."""
+    draws: int = 1
+    """Times and noises that each of them is measured with: more where few images are held out."""
+
+    keep_best: bool = False
+    """Write the model with the lowest loss to RUN/best as well."""
 
     def __post_init__(self) -> None:
         require(0 <= self.share < 1, f"share = {self.share}", "in [0, 1)")
-        require(self.every >= 1 and self.packs >= 1, f"every = {self.every}, packs = {self.packs}", "at least 1 each")
+        for name in ("every", "packs", "draws"):
+            require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +165,10 @@ class TrainConfig:
     """How images are packed."""
     steps: int
     """Length of the run."""
+    lora_rank: int = 0
+    """Of a base: train changes of this rank (LoRA) and the label table, the rest stays; 0 trains all weights."""
+    base: tyro.conf.Suppress[BaseConfig | None] = None
+    """The trained model that it begins from, in the place of random weights; the recipe `finetune` sets it."""
     packs_per_step: int = 1
     """Consecutive packs whose gradients make one step, shared equally among the processes that train together and
     accumulated one after another in each."""
@@ -152,6 +180,8 @@ class TrainConfig:
     """How t is drawn."""
     direction_weight: float = 1.0
     """Weight of 1 − cos(v̂, v) beside the mean square."""
+    loss_tokens_power: float = 1.0
+    """An image counts in the loss by its tokens to this power: at 1 every token counts the same, at 0 every image."""
     teacher: TeacherConfig | None = None
     """Alignment with a teacher; recipes set it where the dataset holds a teacher's features."""
     label_dropout: float = 0.1
@@ -173,7 +203,10 @@ class TrainConfig:
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
-    """Record the step once and replay it: one launch a pack; "auto" does where it can, in one process on a GPU."""
+    """Record the step once and replay it: one launch a pack; "auto" does on a GPU with all weights."""
+    recomputed_blocks: int = 0
+    """Activation checkpointing: of the first so many blocks only the input is kept for the backward pass, which
+    computes the rest anew. Less memory, at most a third more work; depth − 1 saves all that can be saved."""
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"
     """With several processes (torchrun): "ddp" keeps all weights in each, "fsdp" a part of each weight; "auto" takes
     fsdp where weights and what belongs to them would fill more than a quarter of a GPU."""
@@ -189,8 +222,28 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "packs_per_step", "checkpoint_every", "keep_checkpoints", "log_every"):
             require(getattr(self, name) >= 1, f"{name} = {getattr(self, name)}", "at least 1")
+        require(self.lora_rank >= 0, f"lora_rank = {self.lora_rank}", "0 (all weights), or the rank of what is trained")
+        require(
+            0 <= self.recomputed_blocks <= self.model.depth,
+            f"recomputed_blocks = {self.recomputed_blocks}",
+            f"0 to {self.model.depth}, the network's depth",
+        )
+        require(
+            self.lora_rank == 0 or self.base is not None,
+            f"lora_rank = {self.lora_rank} and no base",
+            "0, or the rank of changes to a trained model",
+            "use it with the recipe finetune",
+        )
+        require(
+            self.lora_rank == 0 or self.parallel != "fsdp",
+            "lora_rank with parallel = 'fsdp'",
+            "ddp: what LoRA trains is small",
+            "use --parallel ddp",
+        )
         require(0 <= self.label_dropout <= 1, f"label_dropout = {self.label_dropout}", "in [0, 1]")
         require(self.direction_weight >= 0, f"direction_weight = {self.direction_weight}", "0 or more")
+        power = self.loss_tokens_power
+        require(0 <= power <= 1, f"loss_tokens_power = {power}", "0 (by image) to 1 (by token)")
         require(
             (self.teacher is None) == (self.model.projection is None),
             f"{'no teacher' if self.teacher is None else 'a teacher'} and "

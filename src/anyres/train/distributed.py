@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -76,18 +76,14 @@ class Team:
         for block in model.blocks:
             assert isinstance(block, Block)  # noqa: S101
             fully_shard(block.modulation, mesh=mesh, mp_policy=half)  # called by itself, before its block
-            # its product is made in the block after, so it stays gathered until the pass is over
-            fully_shard(block.mlp.down, mesh=mesh, mp_policy=half)
-            block.register_forward_pre_hook(_gather_down)
             fully_shard(block, mesh=mesh, mp_policy=half)
         fully_shard(model.head.modulation, mesh=mesh, mp_policy=half)
         fully_shard(model.head, mesh=mesh, mp_policy=half)
         # the rest is small; resharded after a pass, since the average's is never followed by a backward one
         fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
-        model.register_forward_hook(_release_downs)
 
     def network(self, model: NiT) -> nn.Module:
-        """What the training's passes go through."""
+        """What passes go through that are launched kernel by kernel."""
         if self.size == 1 or self.sharded:
             return model
         # a projector that no loss asks for has no gradient
@@ -130,17 +126,6 @@ class Team:
         return gathered.eval().requires_grad_(False)
 
 
-def _gather_down(block: nn.Module, _inputs: Any) -> None:
-    cast(FSDPModule, cast(Block, block).mlp.down).unshard()
-
-
-def _release_downs(model: nn.Module, _inputs: Any, _outputs: Any) -> None:
-    """After a pass that no backward one follows, which would do it."""
-    if not torch.is_grad_enabled():
-        for block in cast(NiT, model).blocks:
-            cast(FSDPModule, cast(Block, block).mlp.down).reshard()
-
-
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a weight, gradient or average; it shares the memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
@@ -165,10 +150,10 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
         store = meeting_store(WAIT)
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world, timeout=WAIT)
         control, saving = (dist.new_group(backend="gloo", timeout=WAIT) for _ in range(2))
-        sharded = _shards(config, device)
+        sharded = shards(config, device)
         if ranks.rank == 0:
             kind = "FSDP2" if sharded else "DDP"
-            logger.info("%d processes, %s; steps are not recorded as CUDA graphs", ranks.world, kind)
+            logger.info("%d processes, %s", ranks.world, kind)
         yield Team(ranks=ranks, device=device, sharded=sharded, control=control, saving=saving)
     except RuntimeError as error:
         if not is_lost_connection(error):
@@ -197,7 +182,10 @@ def _check(config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
         )
 
 
-def _shards(config: TrainConfig, device: torch.device) -> bool:
+def shards(config: TrainConfig, device: torch.device) -> bool:
+    """Whether several processes each keep a part of every weight, rather than all of them."""
+    if config.lora_rank:
+        return False
     if config.parallel != "auto":
         return config.parallel == "fsdp"
     if device.type != "cuda":

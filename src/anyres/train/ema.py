@@ -47,6 +47,10 @@ def update(average: nn.Module, model: nn.Module, decay: float, applied: Float[Te
         decay: of this step.
         applied: 1 on the device where the optimizer stepped, else 0, so that nobody has to wait to know.
     """
+    pairs = zip(average.parameters(), model.parameters(), strict=True)
+    # the rest of a model that LoRA changes stays as it is
+    trained = [(local(mean), local(current)) for mean, current in pairs if current.requires_grad]
+    means, currents = [mean for mean, _ in trained], [current for _, current in trained]
     weight = applied * (1 - decay)
-    for mean, current in zip(average.parameters(), model.parameters(), strict=True):
-        local(mean).lerp_(local(current), weight.to(mean.dtype))
+    weights = [weight.to(mean.dtype) for mean in means]
+    torch._foreach_lerp_(means, currents, weights)  # pyright: ignore[reportPrivateImportUsage]

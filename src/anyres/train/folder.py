@@ -6,6 +6,7 @@ environment.json  versions, git revision, device; a list, one entry a start
 metrics.jsonl     a JSON object a line, and TensorBoard events beside it
 checkpoints/      step-N/
 model/            the averaged weights as a pipeline: `anyres sample RUN/model`
+best/             the same, of the step with the lowest held-out loss, where the recipe keeps it
 samples/          pictures made during training
 """
 
@@ -44,6 +45,11 @@ class RunFolder:
     def model(self) -> Path:
         """Where the exported pipeline is."""
         return self.root / "model"
+
+    @property
+    def best(self) -> Path:
+        """Where the pipeline of the lowest held-out loss is."""
+        return self.root / "best"
 
     @property
     def samples(self) -> Path:
@@ -119,13 +125,21 @@ def device_name(device: torch.device) -> str:
 
 def _check_architecture(root: Path, config: TrainConfig) -> None:
     old = from_dict(TrainConfig, read_json(root / CONFIG), where=str(root / CONFIG))
-    changed = list(differences(old.model, config.model, "model."))
+    changed = [
+        *differences(old.model, config.model, "model."),
+        *(() if _origin(old) == _origin(config) else (f"it began from {_origin(old)}, not {_origin(config)}",)),
+    ]
     if changed:
         raise CheckpointError(
             f"the run in {root} has another architecture: {'; '.join(changed)}",
             wanted="the architecture that it was started with",
             fix="drop those options, or start a new run with another --out",
         )
+
+
+def _origin(config: TrainConfig) -> str:
+    how = f" with LoRA of rank {config.lora_rank}" if config.lora_rank else ""
+    return f"a model of fingerprint {config.base.fingerprint}{how}" if config.base else "random weights"
 
 
 def _check_data(root: Path, info: DatasetInfo) -> None:

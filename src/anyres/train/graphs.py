@@ -4,7 +4,7 @@ Every pack is padded to the run's `PackShape`, so that one recording fits all.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import nullcontext
 
 import torch
 
@@ -14,6 +14,8 @@ from ..model.nit import NiT
 from ..ranks import Ranks
 from ..shapes import Float, Tensor
 from .config import TrainConfig
+from .distributed import Team, shards
+from .exchange import Exchange
 from .losses import DrawnPack, LossSums, pack_loss
 from .precision import in_bfloat16
 
@@ -30,7 +32,7 @@ def records(config: TrainConfig, device: torch.device) -> bool:
     if missing and config.cuda_graph == "on":
         raise BackendError(
             f"cuda_graph = 'on' needs {missing}",
-            wanted="one process, a CUDA device, and attention by varlen or triton",
+            wanted="a CUDA device, attention by varlen or triton, and in several processes --parallel ddp",
             fix="use --cuda-graph auto or off",
         )
     return missing is None
@@ -40,8 +42,8 @@ def _missing(config: TrainConfig, device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"a CUDA device, and this run is on {device.type}"
     processes = Ranks.from_environment().world
-    if processes > 1:
-        return f"one process, and this run has {processes}"
+    if processes > 1 and shards(config, device):
+        return f"whole weights in each process, and this run shards them among {processes}"
     dtype = torch.bfloat16 if in_bfloat16(config, device) else torch.float32
     backend = pick_backend(config.attention, device, dtype)
     return None if backend in STATIC_BACKENDS else f"attention by varlen or triton, and this run has {backend}"
@@ -50,70 +52,73 @@ def _missing(config: TrainConfig, device: torch.device) -> str | None:
 class GraphedGradient:
     """The gradient of consecutive packs, left in the weights; each pack is one launch.
 
+    Of several processes, the last pack's recording sums the gradients of all.
+
     Args:
         model: the network, on a CUDA device.
         config: the run's.
+        team: the processes that train together, each with all weights.
     """
 
-    def __init__(self, model: NiT, config: TrainConfig) -> None:
+    def __init__(self, model: NiT, config: TrainConfig, team: Team) -> None:
         self._model, self._config = model, config
-        self._graph: torch.cuda.CUDAGraph | None = None
+        self._exchange = Exchange(model) if team.size > 1 else None
+        # whether a replay adds to the gradient; with one pack a process it overwrites it, a pass less
+        self._accumulates = config.packs_per_step > team.size
+        self._recordings: dict[bool, tuple[torch.cuda.CUDAGraph, LossSums]] = {}  # by whether gradients are exchanged
         self._pack: DrawnPack | None = None
         self._share: Float[Tensor, ""] = torch.zeros((), device=model.device)
-        self._sums: LossSums | None = None
 
-    def __call__(self, packs: Sequence[DrawnPack], tokens: int) -> list[LossSums]:
+    def __call__(self, packs: Sequence[DrawnPack], weight: float) -> list[LossSums]:
         """The losses of each pack, summed over its real tokens.
 
         Args:
-            packs: of one step; all of one shape.
-            tokens: real tokens of the step.
+            packs: this process's of one step; all of one shape.
+            weight: of the step's images in the loss, by which its sum is divided.
         """
         if self._pack is None or (self._pack.teacher is None) != (packs[0].teacher is None):
             self._record(packs[0])  # once more where the alignment with a teacher ends
-        self._share.fill_(1 / tokens)
+        self._share.fill_(1 / weight)
         if self._accumulates:
             self._model.zero_grad(set_to_none=False)
-        return [self._replay(pack) for pack in packs]
+        return [self._replay(pack, last=pack is packs[-1]) for pack in packs]
 
-    @property
-    def _accumulates(self) -> bool:
-        """Whether a replay adds to the gradient; with one pack a step it overwrites it, a pass less."""
-        return self._config.packs_per_step > 1
+    def release(self) -> None:
+        """Give up what is recorded: NCCL does not let go of a connection that a recording uses."""
+        self._recordings.clear()
+        self._pack = None
 
-    def _replay(self, pack: DrawnPack) -> LossSums:
-        assert self._graph is not None  # noqa: S101 - recorded before
-        assert self._pack is not None  # noqa: S101
-        assert self._sums is not None  # noqa: S101
+    def _replay(self, pack: DrawnPack, *, last: bool) -> LossSums:
+        graph, sums = self._recordings[last and self._exchange is not None]
+        assert self._pack is not None  # noqa: S101 - recorded before
         assert pack.layout.shape == self._pack.layout.shape, "the loader pads to one shape"  # noqa: S101
         self._pack.copy_(pack)
-        self._graph.replay()
-        return LossSums(
-            total=self._sums.total.clone(),
-            flow=self._sums.flow.clone(),
-            direction=self._sums.direction.clone(),
-            alignment=self._sums.alignment.clone(),
-            groups=self._sums.groups.clone(),
-        )
+        graph.replay()
+        return sums.each(torch.clone)
 
     def _record(self, pack: DrawnPack) -> None:
-        self._graph = self._sums = None  # an earlier recording's memory is free for this one
+        self.release()  # an earlier recording's memory is free for this one
         self._pack = pack.to(self._model.device).clone()
+        exchanged = self._exchange is not None
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels are compiled and libraries initialised outside the recording
             for _ in range(2):
                 self._model.zero_grad(set_to_none=True)
-                self._once(self._pack)
+                self._once(self._pack, exchanged=exchanged)
         torch.cuda.current_stream().wait_stream(stream)
         if not self._accumulates:
             self._model.zero_grad(set_to_none=True)
-        self._graph = torch.cuda.CUDAGraph()
-        # the threads that draw packs use the device meanwhile, for page-locked memory
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._sums = self._once(self._pack)
+        pool = torch.cuda.graph_pool_handle()  # they run one after another, and share their memory
+        for kind in {exchanged, exchanged and not self._accumulates}:
+            graph = torch.cuda.CUDAGraph()
+            # the threads that draw packs use the device meanwhile, for page-locked memory
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                sums = self._once(self._pack, exchanged=kind)
+            self._recordings[kind] = graph, sums
 
-    def _once(self, pack: DrawnPack) -> LossSums:
+    def _once(self, pack: DrawnPack, *, exchanged: bool) -> LossSums:
         sums = pack_loss(self._model, pack, self._config)
-        (sums.total * self._share).backward()
-        return replace(sums, total=sums.total.detach())
+        with self._exchange.during() if exchanged and self._exchange is not None else nullcontext():
+            (sums.total * self._share).backward()
+        return sums.each(torch.detach)

@@ -17,7 +17,7 @@ class HeldOutLoss:
     """Means over the tokens of the held-out packs.
 
     Attributes:
-        loss: what training minimises, without the alignment with a teacher.
+        loss: what training minimises where it weighs by token, without the alignment with a teacher.
         flow: its mean-square part.
         groups: that part by group, such as "t_0.4_0.6" and "tokens_65_256"; groups without a token are left out.
         images: held-out images (rows) measured.
@@ -38,12 +38,13 @@ def held_out_loss(state: TrainState, loader: PackLoader, config: TrainConfig) ->
     """
     device, ranks = state.average.device, state.team.ranks
     packs = min(config.held_out.packs, loader.packs_in(0))
+    passes = packs * config.held_out.draws
     sums, groups = torch.zeros(2, device=device), torch.zeros(2, len(group_names()), device=device)
-    for first in range(0, packs, ranks.world):
-        in_vain = first + ranks.rank >= packs
+    for first in range(0, passes, ranks.world):
+        in_vain = first + ranks.rank >= passes
         number = 0 if in_vain else first + ranks.rank
         # no dropout: the loss given the label
-        drawn = draw(loader.pack(0, number), config, config.seed, "held-out", number, dropout=0.0).to(device)
+        drawn = draw(loader.pack(0, number % packs), config, config.seed, "held-out", number, dropout=0.0).to(device)
         found = token_losses(state.average, drawn, config)
         if in_vain:
             continue
@@ -51,7 +52,7 @@ def held_out_loss(state: TrainState, loader: PackLoader, config: TrainConfig) ->
         groups += group_sums(found.flow, drawn.real, drawn.layout, drawn.t)
     sums, groups = (state.team.sum(values) for values in (sums, groups))
     lengths = loader.lengths_of(Position(epoch=0, pack=0), packs)
-    flow, direction = (sums / int(lengths.sum())).tolist()
+    flow, direction = (sums / int(lengths.sum()) / config.held_out.draws).tolist()
     return HeldOutLoss(
         loss=flow + config.direction_weight * direction,
         flow=flow,

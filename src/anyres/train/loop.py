@@ -17,9 +17,11 @@ from ..latents.format import LatentDataset
 from ..model.elementwise import pick_kernels
 from ..networks.features import MapNetwork
 from ..packing.dealing import Share
+from ..packing.draws import DrawsConfig
 from ..packing.fixed import fixed_packs
 from ..packing.loader import PackLoader
 from ..packing.pack import Pack
+from ..packing.plan import PackingConfig
 from ..progress import progress
 from ..ranks import Ranks
 from . import checkpoint
@@ -29,6 +31,7 @@ from .distributed import team_of
 from .folder import RunFolder, open_run
 from .graphs import records
 from .losses import DrawnPack, draw
+from .overfitting import Measured
 from .record import Guard, Recorder
 from .state import Progress, TrainState
 from .step import backward, update
@@ -47,6 +50,8 @@ class RunReport:
         progress: how far it came.
         stopped: why it ended early: the number of a signal, `stopping.TIME_IS_UP`, or None.
         shrunk: images that were longer than a pack and were shrunk, as the recipe allowed.
+        left_out: rows of variants that the recipe never draws.
+        best: the measurement with the lowest held-out loss, where the run overfits since.
         leads: whether this process speaks for those that train together.
     """
 
@@ -54,6 +59,8 @@ class RunReport:
     progress: Progress
     stopped: int | None
     shrunk: int
+    left_out: int = 0
+    best: Measured | None = None
     leads: bool = True
 
 
@@ -103,7 +110,16 @@ def train(
         ):
             stopper = Stopper(team, received, deadline, checkpoints.failed)
             stopped = run(config, state, loader, Guard(checkpoints, state), recorder, stopper, sees)
-    return RunReport(folder=out, progress=state.progress, stopped=stopped, shrunk=loader.shrunk, leads=ranks.rank == 0)
+        state.release()
+    return RunReport(
+        folder=out,
+        progress=state.progress,
+        stopped=stopped,
+        shrunk=loader.shrunk,
+        left_out=loader.left_out,
+        best=recorder.best,
+        leads=ranks.rank == 0,
+    )
 
 
 def run(
@@ -124,7 +140,7 @@ def run(
         while state.progress.step < config.steps and not (stopped := stopper.reason()):
             lengths = loader.lengths_of(state.progress.position, config.packs_per_step)
             packs = list(islice(packs_of_run, config.packs_per_step // state.team.size))
-            loss = backward(state, packs, config, tokens=int(lengths.sum()))
+            loss = backward(state, packs, config, lengths=lengths)
             guard.check()  # the step before, which the device has finished by now
             outcome = update(state, loss, config)
             guard.watch(outcome)
@@ -199,13 +215,13 @@ def loaders(
             fix="prepare more images, or set --held-out.share 0",
         )
 
-    def load(chosen: np.ndarray, *, flip: bool, one_shape: bool) -> PackLoader:
+    def load(chosen: np.ndarray, packing: PackingConfig, *, flip: bool, one_shape: bool) -> PackLoader:
         rows = np.flatnonzero(chosen)
         return PackLoader(
             dataset,
             rows=rows,
             patch=config.model.patch_size,
-            packing=config.packing,
+            packing=packing,
             seed=config.seed,
             flip=flip,
             one_shape=one_shape,
@@ -213,10 +229,10 @@ def loaders(
             features=dataset.features() if stored else None,
         )
 
-    training = load(~held, flip=config.flip, one_shape=one_shape)
-    # images as they are, by the averaged weights, whose passes are not recorded
-    measured = held & ~dataset.reshaped
-    return training, load(measured, flip=False, one_shape=False) if measured.any() else None
+    training = load(~held, config.packing, flip=config.flip, one_shape=one_shape)
+    # images as they are, each once whatever training draws, by the averaged weights, whose passes are not recorded
+    measured, once = held & ~dataset.reshaped, replace(config.packing, draws=DrawsConfig())
+    return training, load(measured, once, flip=False, one_shape=False) if measured.any() else None
 
 
 def _check_fit(dataset: LatentDataset, config: TrainConfig, teacher: TeacherInfo | None) -> None:

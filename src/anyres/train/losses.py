@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -22,11 +23,12 @@ from .precision import autocast
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LossSums:
-    """Losses summed over real tokens, on the device; divide by the step's tokens.
+    """Losses summed over real tokens, on the device.
 
     Attributes:
-        total: what is minimised.
-        flow: the mean-square part.
+        total: what is minimised; divide by the step's `loss_weight`. Its tokens are weighted so that an image counts by
+            its tokens to `TrainConfig.loss_tokens_power`.
+        flow: the mean-square part. It and the others are not weighted; divide by the step's tokens.
         direction: the direction part, unweighted.
         alignment: the alignment with a teacher, unweighted; 0 without one.
         groups: the mean-square part by noise level and size, and each group's tokens (`groups.group_sums`).
@@ -37,6 +39,10 @@ class LossSums:
     direction: Float[Tensor, ""]
     alignment: Float[Tensor, ""]
     groups: GroupSums
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "LossSums":
+        """All of them, changed alike."""
+        return LossSums(**{field.name: change(getattr(self, field.name)) for field in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,7 +118,8 @@ def draw(
     layout, epsilon = pack.layout, noise.key(*address, "noise")
     real = (layout.tokens, config.model.token_values)
     t = torch.full((layout.shape.images,), 0.5)
-    t[: layout.images] = training_times(noise.normal((layout.images,), *address, "time"), config.time)
+    tokens = torch.tensor([grid.tokens for grid in layout.grids])
+    t[: layout.images] = training_times(noise.normal((layout.images,), *address, "time"), tokens, config.time)
     if not on_device:
         epsilon = F.pad(noise.normal_of(epsilon, real), (0, 0, 0, layout.shape.tokens - layout.tokens))
     labels = pack.labels.clone()
@@ -162,18 +169,43 @@ def token_losses(model: nn.Module, pack: DrawnPack, config: TrainConfig) -> Toke
     )
 
 
+def loss_weight(lengths: np.ndarray, config: TrainConfig) -> float:
+    """What the images of a step weigh together in the loss; `LossSums.total` is divided by it.
+
+    Args:
+        lengths: tokens of each image of the step, in all processes.
+        config: the run's.
+    """
+    return float((lengths.astype(np.float64) ** config.loss_tokens_power).sum())
+
+
+def token_weights(layout: PackLayout, config: TrainConfig) -> Float[Tensor, "tokens"] | None:
+    """What each token weighs in the loss, its image's tokens to the power less one; None where all weigh the same."""
+    if config.loss_tokens_power == 1:
+        return None
+    tokens = layout.extents.prod(dim=1)
+    return (tokens.float() ** (config.loss_tokens_power - 1))[layout.image_index]
+
+
 def pack_loss(model: nn.Module, pack: DrawnPack, config: TrainConfig) -> LossSums:
     """The losses of a pack, summed over its real tokens.
 
     The alignment counts where the pack carries a teacher's features.
     """
     found = token_losses(model, pack, config)
-    flow, direction = found.flow.sum(), found.direction.sum()
-    total, alignment = flow + config.direction_weight * direction, torch.zeros_like(flow)
+    weight = token_weights(pack.layout, config)
+
+    def sums(losses: Float[Tensor, "tokens"]) -> tuple[Tensor, Tensor]:
+        """Of what is minimised, and as it is."""
+        plain = losses.sum()
+        return (plain if weight is None else (losses * weight).sum()), plain
+
+    (total, flow), (of_direction, direction) = sums(found.flow), sums(found.direction)
+    total, alignment = total + config.direction_weight * of_direction, torch.zeros_like(flow)
     if found.alignment is not None:
         assert config.teacher is not None, "features without a teacher"  # noqa: S101
-        alignment = found.alignment.sum()
-        total = total + config.teacher.weight * alignment
+        of_alignment, alignment = sums(found.alignment)
+        total = total + config.teacher.weight * of_alignment
     return LossSums(
         total=total,
         flow=flow.detach(),

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,20 @@ class Metrics:
     def _keep_until(self, step: int) -> None:
         if not self._path.is_file():
             return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:  # the last line of a killed run may be cut
-                continue
-            if record["step"] <= step:
-                kept.append(line)
+        kept = [line for line, _ in recorded(self._path, step)]
         with replacing(self._path) as staging:
             staging.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def recorded(path: Path, until: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a run's metrics up to a step, as they are and read; later ones will come again when it goes on."""
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:  # the last line of a killed run may be cut
+            continue
+        if record["step"] <= until:
+            yield line, record
 
 
 class Throughput:

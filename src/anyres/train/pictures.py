@@ -6,7 +6,9 @@ from ..files import make_folder
 from ..grid import Size
 from ..latents.autoencoder import Autoencoder
 from ..latents.format import LatentDataset
+from ..model.lora import merged
 from ..model.nit import NiT
+from ..sample.folder import Adapter, save
 from ..sample.pipeline import Pipeline
 from ..sample.request import LabelTable
 from ..sample.writer import write_contact_sheet
@@ -25,16 +27,34 @@ def pipeline_of(
         config: the run's.
         name: how the pictures' metadata names the model.
     """
+    seen = int(dataset.cells.max()) // config.model.patch_size
     return Pipeline(
-        model.without_projection(),
+        merged(model).without_projection(),
         autoencoder,
         LabelTable(dataset.info.labels),
         dataset.info.scaling,
         path=config.path,
-        trained_side=int(dataset.cells.max()) // config.model.patch_size,
+        time_shift=config.time.shift,
+        trained_side=max(seen, config.base.trained_side if config.base else 0),
         name=name,
         defaults=config.sampling,
     )
+
+
+def export(pipe: Pipeline, average: NiT, config: TrainConfig, folder: Path) -> None:
+    """Write a run's pipeline: its own weights, or what LoRA has changed of its base.
+
+    Args:
+        pipe: of the average, in the process that writes.
+        average: the average of the weights.
+        config: the run's.
+        folder: where to.
+    """
+    adapter = None
+    if config.base is not None and config.lora_rank:
+        base = config.base
+        adapter = Adapter(network=average, base=base.name, revision=base.revision, fingerprint=base.fingerprint)
+    save(pipe, folder, adapter=adapter)
 
 
 def draw_pictures(pipe: Pipeline, config: TrainConfig, folder: Path, step: int) -> Path:

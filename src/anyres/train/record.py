@@ -1,6 +1,8 @@
 """What a run does beside its steps: metrics, held-out loss, pictures, checkpoints, the watch for non-finite ones."""
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,14 @@ from .folder import RunFolder, device_name
 from .groups import GroupSums, group_means
 from .held_out import held_out_loss
 from .metrics import Metrics, Throughput, peak_flops
-from .pictures import draw_pictures, pipeline_of
+from .overfitting import Measured, lowest, overfits, read_history, warning
+from .pictures import draw_pictures, export, pipeline_of
 from .precision import in_bfloat16
 from .state import Progress, TrainState
 from .step import StepOutcome
 from .tracking import Tracker
+
+logger = logging.getLogger(__name__)
 
 
 class Guard:
@@ -89,6 +94,9 @@ class Recorder:
         self._throughput = Throughput(peak and peak * state.team.size)
         self._groups: GroupSums | None = None  # of the steps since the last line
         self._figures: dict[str, Any] = {}
+        self._history = read_history(folder.metrics, state.progress.step)
+        self._warned = overfits(self._history)
+        self._training, self._steps = torch.zeros((), device=self._device), 0  # since the last measurement
         self._autoencoder: Autoencoder | None = None
         self._saved_step = state.progress.step  # or there is nothing to save yet
 
@@ -101,6 +109,8 @@ class Recorder:
             guard: which has been given it.
         """
         config, step = self._config, self._state.progress.step
+        self._training += outcome.loss.total
+        self._steps += 1
         # the backward pass costs twice the forward
         flops = 3 * config.model.forward_flops(lengths.tolist())
         self._throughput.add(images=len(lengths), tokens=int(lengths.sum()), flops=flops)
@@ -116,6 +126,11 @@ class Recorder:
         if held_out or pictures or save:
             self._apart(held_out=held_out, pictures=pictures, save=save)
         return self._figures
+
+    @property
+    def best(self) -> Measured | None:
+        """The measurement with the lowest held-out loss, where that has risen since: the run overfits."""
+        return lowest(self._history) if self._warned else None
 
     def finish(self) -> None:
         """Save where the last step was not, and export the model."""
@@ -162,11 +177,7 @@ class Recorder:
         """What is not training, and does not count in its throughput."""
         step = self._state.progress.step
         if held_out and self._held_out is not None:
-            result = held_out_loss(self._state, self._held_out, self._config)
-            if self._metrics is not None:
-                figures = {"loss": result.loss, "loss_flow": result.flow, "images": result.images}
-                self._metrics.write("held_out", step, **figures, **_by_name(result.groups))
-            self._figures["held-out"] = f"{result.loss:.4f}"
+            self._measure(self._held_out)
         if pictures:
             pipe = self._pipeline()
             if pipe is not None:
@@ -177,12 +188,35 @@ class Recorder:
             torch.cuda.synchronize(self._device)
         self._throughput.pause()
 
+    def _measure(self, packs: PackLoader) -> None:
+        """The held-out loss; keep the model where none was lower, and warn where it rises."""
+        step = self._state.progress.step
+        result = held_out_loss(self._state, packs, self._config)
+        training = float(self._training) / max(self._steps, 1)
+        self._training, self._steps = torch.zeros_like(self._training), 0
+        self._history.append(Measured(step=step, held_out=result.loss, training=training))
+        best = lowest(self._history)
+        if self._config.held_out.keep_best and best.step == step:
+            self._export(self._folder.best)
+        if overfits(self._history) and not self._warned:
+            self._warned = True
+            if self._state.team.leads:
+                logger.warning("step %d: %s", step, warning(best, result.loss))
+        if self._metrics is not None:
+            values = {"loss": result.loss, "loss_flow": result.flow, "loss_training": training}
+            signs = {"overfits": self._warned, "best_step": best.step}
+            self._metrics.write("held_out", step, **values, images=result.images, **signs, **_by_name(result.groups))
+        self._figures["held-out"] = f"{result.loss:.4f}"
+
     def _save(self) -> None:
         self._checkpoints.save(self._state)
+        self._export(self._folder.model)
+        self._saved_step = self._state.progress.step
+
+    def _export(self, folder: Path) -> None:
         pipe = self._pipeline()
         if pipe is not None:
-            pipe.save_pretrained(self._folder.model)
-        self._saved_step = self._state.progress.step
+            export(pipe, self._state.average, self._config, folder)
 
     def _pipeline(self) -> Pipeline | None:
         """The averaged weights as a pipeline, in the leading process."""

@@ -2,14 +2,16 @@
 
 import copy
 from dataclasses import dataclass, field
-from typing import cast
 
 import torch
+from torch import nn
 
 from .. import noise
+from ..model import lora
 from ..model.nit import NiT
 from ..packing.loader import Position
 from ..ranks import Ranks
+from .base import begin_from
 from .config import TrainConfig
 from .distributed import Team
 from .graphs import GraphedGradient, records
@@ -41,7 +43,8 @@ class TrainState:
         model: the weights.
         average: the average of the weights.
         optimizer: with its moments.
-        update: what follows the gradient; it has the network that training's passes go through.
+        update: what follows the gradient.
+        network: what training's passes go through: the one that computes, or what exchanges its gradients.
         progress: how far the run has come.
         team: the processes that train together.
         graphed: the recorded step.
@@ -51,30 +54,39 @@ class TrainState:
     average: NiT
     optimizer: torch.optim.Optimizer
     update: Update
+    network: nn.Module
     progress: Progress
     team: Team
     graphed: GraphedGradient | None = None
 
     @classmethod
     def create(cls, config: TrainConfig, device: torch.device, team: Team | None = None) -> "TrainState":
-        """A fresh state; the initial weights follow from the seed alone.
+        """A fresh state; the initial weights follow from the seed alone, or from the base.
 
         Args:
             config: the run's.
             device: where this process computes.
             team: the processes that train together; by default this one alone.
+
+        Raises:
+            CheckpointError: the base is not what it was, or does not fit.
         """
         team = team or Team(ranks=Ranks(), device=device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(noise.generator(config.seed, "weights").integers(2**63)))
             model = NiT(config.model, attention=config.attention)
+            if config.base is not None:
+                begin_from(config.base, model)
+            if config.lora_rank:
+                lora.attach(model, config.lora_rank)
         average = copy.deepcopy(model)
+        model.recompute(config.recomputed_blocks)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
         for one in (model, average):
             team.spread(one, config)
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
-            model.parameters(),
+            [weight for weight in model.parameters() if weight.requires_grad],
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=settings.eps,
@@ -82,14 +94,19 @@ class TrainState:
             fused=True,
         )
         update = update_for(model, average, optimizer, config, team)
-        # one process records, so that what computes is a network
-        graphed = GraphedGradient(cast(NiT, update.network), config) if records(config, device) else None
+        recorded = records(config, device)  # the exchange of gradients too
         return cls(
             model=model,
             average=average,
             optimizer=optimizer,
             update=update,
+            network=update.network if recorded else team.network(update.network),
             progress=Progress(),
             team=team,
-            graphed=graphed,
+            graphed=GraphedGradient(update.network, config, team) if recorded else None,
         )
+
+    def release(self) -> None:
+        """Let go of what holds the connection of several processes; the state cannot be trained any more."""
+        if self.graphed is not None:
+            self.graphed.release()

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 
 from ..shapes import Float, Tensor
 from . import ema
 from .config import TrainConfig
-from .losses import DrawnPack, LossSums, pack_loss
+from .losses import DrawnPack, LossSums, loss_weight, pack_loss
 from .state import TrainState
 
 
@@ -17,7 +18,7 @@ class StepOutcome:
     """What a step leaves to be read later, on the device.
 
     Attributes:
-        loss: the step's losses, means over its real tokens; `groups` are still sums.
+        loss: the step's: `total` is the mean that is minimised, parts are means over its real tokens, `groups` sums.
         gradient_norm: before clipping.
         finite: whether loss and gradient were finite; the update is only applied where they were.
     """
@@ -28,27 +29,32 @@ class StepOutcome:
 
 
 def backward(
-    state: TrainState, packs: Sequence[DrawnPack], config: TrainConfig, *, tokens: int | None = None
+    state: TrainState, packs: Sequence[DrawnPack], config: TrainConfig, *, lengths: np.ndarray | None = None
 ) -> LossSums:
-    """The gradient of the global sum over the global count of real tokens of a step's packs, left in the weights.
+    """The gradient of the global sum over the global weight of a step's packs, left in the weights.
+
+    Weighed by token, as is the default, that is the sum over the count of real tokens.
 
     Args:
         state: the run's.
         packs: this process's packs of the step.
         config: the run's.
-        tokens: real tokens of the step's packs in all processes; by default of these.
+        lengths: tokens of each image of the step's packs in all processes; by default of these.
 
     Returns:
-        The step's losses: means over its real tokens, and of `groups` the sums. Nothing is read back from the device.
+        The step's losses: `total` is the mean that is minimised, the parts are means over its real tokens, so that they
+        compare between runs, and `groups` are sums. Nothing is read back from the device.
     """
-    tokens = tokens or sum(pack.layout.tokens for pack in packs)
+    if lengths is None:
+        lengths = np.array([grid.tokens for pack in packs for grid in pack.layout.grids])
+    weight = loss_weight(lengths, config)
     if state.graphed is not None:
-        sums = state.graphed(packs, tokens)
+        sums = state.graphed(packs, weight)
     else:
         sums = []
-        network = state.update.network
+        network = state.network
         network.zero_grad(set_to_none=True)
-        share = tokens / state.team.size  # the processes' gradients are averaged, never their losses
+        share = weight / state.team.size  # the processes' gradients are averaged, never their losses
         for pack in packs:
             with state.team.pass_of(network, last=pack is packs[-1]):
                 sums.append(pack_loss(network, pack.to(state.model.device), config))
@@ -57,8 +63,9 @@ def backward(
     losses = torch.stack([sum_of(getattr(part, name).detach() for part in sums) for name in names])
     groups = sum_of(part.groups for part in sums)
     of_all = state.team.sum(torch.cat([losses, groups.flatten()]))
-    means, groups = of_all[: len(names)] / tokens, of_all[len(names) :].view_as(groups)
-    return LossSums(**dict(zip(names, means, strict=True)), groups=groups)
+    means = dict(zip(names, of_all[: len(names)] / int(lengths.sum()), strict=True))
+    means["total"] = of_all[names.index("total")] / weight
+    return LossSums(**means, groups=of_all[len(names) :].view_as(groups))
 
 
 def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcome:

@@ -45,7 +45,7 @@ class Update:
         team: the processes that train together; by default this one alone.
 
     Attributes:
-        network: what computes the loss, and gives the gradient: the model, or what exchanges gradients around it.
+        network: what computes the loss, and gets the gradient: the model, or a copy of it.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Update:
         team: Team | None = None,
     ) -> None:
         self._team = team or Team(ranks=Ranks(), device=model.device)
-        self.network: nn.Module = self._team.network(model)
+        self.network = model
         self._model, self._average, self._optimizer, self._config = model, average, optimizer, config
 
     def __call__(self, loss: Float[Tensor, ""], step: int, decay: float) -> Applied:
@@ -101,6 +101,7 @@ class FusedUpdate(Update):
         config: the optimizer's.
         dtype: that the network computes in. In another one than float32 it is a copy of the model, which the update
             writes beside the weights themselves: no pass needs to convert weights or gradients then.
+        team: the processes that train together; by default this one alone.
     """
 
     def __init__(
@@ -110,8 +111,9 @@ class FusedUpdate(Update):
         optimizer: torch.optim.Optimizer,
         config: OptimizerConfig,
         dtype: torch.dtype = torch.float32,
+        team: Team | None = None,
     ) -> None:
-        super().__init__(model, average, optimizer, config)
+        super().__init__(model, average, optimizer, config, team)
         if dtype != torch.float32:
             self.network = copy.deepcopy(model).to(dtype)
         self._rows: list[list[int]] = []
@@ -129,12 +131,14 @@ class FusedUpdate(Update):
         parameters = [adamw.Parameter(**tensors) for tensors in self._tensors()]
         rows = adamw.addresses(parameters)
         if rows != self._rows:  # a recorded step keeps its gradients where they are
-            sizes = [parameter.weight.numel() for parameter in parameters]
-            self._rows, self._table = rows, adamw.tabulate(rows, sizes, parameters[0].used.dtype, loss.device)
+            self._rows, self._table = rows, adamw.tabulate(parameters, loss.device, before=self._table)
         group = self._optimizer.param_groups[0]
         first_decay, second_decay = group["betas"]
         rates = adamw.Rates(group["lr"], first_decay, second_decay, group["eps"], group["weight_decay"], decay)
-        verdict = adamw.judge(self._table, loss, self._config.clip)
+        squares = adamw.squares(self._table)
+        if self._team.sharded:  # each process has seen its parts alone
+            squares = self._team.sum(squares.sum()[None])
+        verdict = adamw.judge(self._table, squares, loss, self._config.clip)
         adamw.update(self._table, verdict, rates)
         return Applied(gradient_norm=verdict.norm, finite=verdict.finite)
 
@@ -148,7 +152,7 @@ class FusedUpdate(Update):
             if not state:  # as AdamW begins
                 state["step"] = torch.zeros((), device=weight.device)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
-            yield {
+            tensors = {
                 "weight": weight,
                 "first": state["exp_avg"],
                 "second": state["exp_avg_sq"],
@@ -157,13 +161,14 @@ class FusedUpdate(Update):
                 "used": used,
                 "gradient": used.grad,
             }
+            yield {name: local(tensor) for name, tensor in tensors.items()}
 
 
 def update_for(model: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: TrainConfig, team: Team) -> Update:
-    """The update that runs best where the model is; of several processes, the plain one."""
-    if team.size > 1 or pick_kernels(model.kernels, model.device) != "triton":
+    """The update that runs best where the model is."""
+    if pick_kernels(model.kernels, model.device) != "triton":
         return Update(model, average, optimizer, config.optimizer, team)
-    # gradients of several packs are added up in the network's dtype
-    half = in_bfloat16(config, model.device) and config.packs_per_step == 1
+    # sharded weights are converted as they are gathered; gradients of several packs are added up in the network's dtype
+    half = in_bfloat16(config, model.device) and config.packs_per_step == team.size and not team.sharded
     dtype = torch.bfloat16 if half else torch.float32
-    return FusedUpdate(model, average, optimizer, config.optimizer, dtype)
+    return FusedUpdate(model, average, optimizer, config.optimizer, dtype, team)

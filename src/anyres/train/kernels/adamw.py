@@ -20,7 +20,9 @@ COLUMNS = 7  # of the table of addresses: the fields of `Parameter`
 
 
 class Parameter(NamedTuple):
-    """What belongs to one parameter; contiguous, from a multiple of 16 bytes on.
+    """What belongs to one parameter; contiguous, and all but the gradient from a multiple of 16 bytes on.
+
+    Of a sharded one it is this process's part, which may be empty.
 
     Attributes:
         weight: float32, as all without a word.
@@ -49,12 +51,14 @@ class Table(NamedTuple):
         sizes: (parameters,) int64, in values.
         chunks: (chunks, 2) int32: parameter, number of the chunk in it.
         dtype: of `Parameter.used` and `gradient`.
+        step: bytes that the address of every gradient is a multiple of: 16 if it can be; FSDP2 lays parts end to end.
     """
 
     addresses: Tensor
     sizes: Tensor
     chunks: Tensor
     dtype: torch.dtype
+    step: int
 
 
 class Verdict(NamedTuple):
@@ -87,26 +91,47 @@ def addresses(parameters: Sequence[Parameter]) -> list[list[int]]:
     return [[tensor.data_ptr() for tensor in parameter] for parameter in parameters]
 
 
-def tabulate(rows: Sequence[Sequence[int]], sizes: Sequence[int], dtype: torch.dtype, device: torch.device) -> Table:
-    """The table on the device."""
+def tabulate(parameters: Sequence[Parameter], device: torch.device, before: Table | None = None) -> Table:
+    """The table on the device; of the same parameters elsewhere in memory, only their addresses are new."""
+    rows, dtype = addresses(parameters), parameters[0].used.dtype
+    step = 16 if all(row[-1] % 16 == 0 for row in rows) else dtype.itemsize
+    places = torch.tensor(rows, dtype=torch.int64).to(device)
+    if before is not None and len(before.sizes) == len(rows):
+        return before._replace(addresses=places, step=step)
+    sizes = [parameter.weight.numel() for parameter in parameters]
     chunks = [(number, chunk) for number, size in enumerate(sizes) for chunk in range(triton.cdiv(size, CHUNK))]
     return Table(
-        torch.tensor(rows, dtype=torch.int64).to(device),
+        places,
         torch.tensor(sizes, dtype=torch.int64).to(device),
-        torch.tensor(chunks, dtype=torch.int32).to(device),
+        torch.tensor(chunks, dtype=torch.int32).reshape(-1, 2).to(device),
         dtype,
+        step,
     )
 
 
-def judge(table: Table, loss: Tensor, clip: float) -> Verdict:
-    """The gradient's norm, whether it and the loss are finite, the clipping; counts the step where it is applied."""
-    partial = torch.empty(len(table.chunks), device=loss.device, dtype=torch.float32)
-    _sum_squares[(len(table.chunks),)](
-        *table[:3], partial, KIND=KINDS[table.dtype], COLUMNS=COLUMNS, CHUNK=CHUNK, BLOCK=BLOCK, num_warps=8
-    )
+def squares(table: Table) -> Tensor:
+    """The gradient's squares, summed a chunk: (chunks,), float32."""
+    partial = torch.empty(len(table.chunks), device=table.chunks.device, dtype=torch.float32)
+    if len(partial):
+        _sum_squares[(len(partial),)](
+            *table[:3], partial,
+            KIND=KINDS[table.dtype], STEP=table.step, COLUMNS=COLUMNS, CHUNK=CHUNK, BLOCK=BLOCK, num_warps=8,
+        )  # fmt: skip
+    return partial
+
+
+def judge(table: Table, squares: Tensor, loss: Tensor, clip: float) -> Verdict:
+    """The gradient's norm, whether it and the loss are finite, the clipping; counts the step where it is applied.
+
+    Args:
+        table: the parameters.
+        squares: sums of the gradient's squares that together are all of it.
+        loss: which must be finite, too.
+        clip: greatest norm.
+    """
     verdict = torch.empty(3, device=loss.device, dtype=torch.float32)
     _judge[(1,)](
-        partial, len(partial), loss, table.addresses, len(table.sizes), verdict, clip,
+        squares, len(squares), loss, table.addresses, len(table.sizes), verdict, clip,
         COLUMNS=COLUMNS, BLOCK=4096, num_warps=8,
     )  # fmt: skip
     return Verdict(*verdict.unbind(0))
@@ -114,28 +139,30 @@ def judge(table: Table, loss: Tensor, clip: float) -> Verdict:
 
 def update(table: Table, verdict: Verdict, rates: Rates) -> None:
     """AdamW (arXiv 1711.05101) and the average, in place, where the verdict lets it be applied."""
+    if not len(table.chunks):
+        return
     _update[(len(table.chunks),)](
         *table[:3], verdict.finite, verdict.scale, *rates,
-        KIND=KINDS[table.dtype], COPY=table.dtype != torch.float32, COLUMNS=COLUMNS, CHUNK=CHUNK, BLOCK=BLOCK,
-        num_warps=8,
+        KIND=KINDS[table.dtype], STEP=table.step, COPY=table.dtype != torch.float32,
+        COLUMNS=COLUMNS, CHUNK=CHUNK, BLOCK=BLOCK, num_warps=8,
     )  # fmt: skip
 
 
 @triton.jit
-def _at(addresses, parameter, column: tl.constexpr, KIND: tl.constexpr, COLUMNS: tl.constexpr):
-    """The address in a column of the table."""
+def _at(addresses, parameter, column: tl.constexpr, KIND: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr = 16):
+    """The address in a column of the table, a multiple of so many bytes."""
     address = tl.load(addresses + parameter * COLUMNS + column)
-    return tl.multiple_of(address.to(tl.pointer_type(KIND)), 16)
+    return tl.multiple_of(address.to(tl.pointer_type(KIND)), STEP)
 
 
 @triton.jit
 def _sum_squares(
     addresses, sizes, chunks, partial,
-    KIND: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+    KIND: tl.constexpr, STEP: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     chunk = tl.program_id(0)
     parameter, start = tl.load(chunks + 2 * chunk), tl.load(chunks + 2 * chunk + 1).to(tl.int64) * CHUNK
-    gradient = _at(addresses, parameter, 6, KIND, COLUMNS)
+    gradient = _at(addresses, parameter, 6, KIND, COLUMNS, STEP)
     size = tl.load(sizes + parameter)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, CHUNK, BLOCK):
@@ -169,7 +196,8 @@ def _judge(partial, count, loss, addresses, parameters, verdict, clip, COLUMNS: 
 def _update(
     addresses, sizes, chunks, finite, scale,
     learning_rate, first_decay, second_decay, eps, weight_decay, average_decay,
-    KIND: tl.constexpr, COPY: tl.constexpr, COLUMNS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
+    KIND: tl.constexpr, STEP: tl.constexpr, COPY: tl.constexpr,
+    COLUMNS: tl.constexpr, CHUNK: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     if tl.load(finite) != 0.0:
         chunk = tl.program_id(0)
@@ -180,7 +208,8 @@ def _update(
             _at(addresses, parameter, 2, tl.float32, COLUMNS),
         )
         average = _at(addresses, parameter, 3, tl.float32, COLUMNS)
-        used, gradient = _at(addresses, parameter, 5, KIND, COLUMNS), _at(addresses, parameter, 6, KIND, COLUMNS)
+        used = _at(addresses, parameter, 5, KIND, COLUMNS)
+        gradient = _at(addresses, parameter, 6, KIND, COLUMNS, STEP)
         size = tl.load(sizes + parameter)
         times = tl.load(scale)
         step = tl.load(_at(addresses, parameter, 4, tl.float32, COLUMNS))
