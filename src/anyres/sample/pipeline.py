@@ -247,8 +247,9 @@ class Pipeline:
 
             state = self._solve(pack, settings, shape, weaker, report)
             made += self._unpacked(state, pack)
-        for latent, request in zip(made, requests, strict=True):
-            if not bool(latent.isfinite().all()):
+        finite = torch.stack([latent.isfinite().all() for latent in made]).tolist()  # waits for the device once
+        for fine, request in zip(finite, requests, strict=True):
+            if not fine:
                 raise NonFiniteError(
                     f"the image of label {self.labels.name(request.label)!r} at {request.size} is not finite",
                     wanted="finite values",
