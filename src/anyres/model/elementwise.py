@@ -21,6 +21,7 @@ from ..config import suggestion
 from ..errors import BackendError, ConfigError
 from ..packing.pack import PackLayout
 from ..shapes import Float, Int, Tensor
+from .attention import AttentionPlan, attend
 from .rope import RotaryTables, rotate
 
 NORM_EPS = 1e-6
@@ -91,6 +92,18 @@ class Elementwise:
         q, k, v = linear(x).unflatten(1, (3, -1, 2 * rotary.cos.shape[1])).unbind(1)
         # autocast computes the norms in float32; attention wants one dtype
         return rotate(q_norm(q), rotary).to(v.dtype), rotate(k_norm(k), rotary).to(v.dtype), v
+
+    def attended(
+        self,
+        x: Tokens,
+        linear: nn.Linear,
+        q_norm: nn.Module,
+        k_norm: nn.Module,
+        rotary: RotaryTables,
+        plan: AttentionPlan,
+    ) -> Tokens:
+        """Attention within each image, heads side by side."""
+        return attend(*self.heads(x, linear, q_norm, k_norm, rotary), plan).flatten(1)
 
     def _of_token(self, vectors: Vectors) -> Tokens:
         """One vector an image → one a token."""

@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 from ..packing.pack import PackLayout
 from ..shapes import Float, Tensor
 from .elementwise import NORM_EPS, Branch, Elementwise, Heads, Tokens, Vectors
-from .kernels import gelu, norms, rotation
+from .attention import AttentionPlan, Tiled
+from .kernels import forward_attention, gelu, norms, rotation
 from .kernels.pieces import Pieces, cut
 from .rope import RotaryTables
 
@@ -58,6 +59,23 @@ class FusedElementwise(Elementwise):
         affine = [] if isinstance(q_norm, nn.Identity) else [q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias]
         eps = getattr(q_norm, "eps", 0.0)
         return _Heads.apply(product, linear.bias, rotary.cos, rotary.sin, eps, *affine)
+
+    def attended(
+        self,
+        x: Tokens,
+        linear: nn.Linear,
+        q_norm: nn.Module,
+        k_norm: nn.Module,
+        rotary: RotaryTables,
+        plan: AttentionPlan,
+    ) -> Tokens:
+        """See `Elementwise.attended`."""
+        if torch.is_grad_enabled() or not isinstance(plan, Tiled) or plan.forward is None:
+            return super().attended(x, linear, q_norm, k_norm, rotary, plan)
+        product = F.linear(x, linear.weight, linear.bias)
+        norms = None if isinstance(q_norm, nn.Identity) else rotation.Norms(q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias)
+        heads = product.shape[1] // (6 * rotary.cos.shape[1])
+        return forward_attention.forward(product, norms, rotary.cos, rotary.sin, heads, getattr(q_norm, "eps", 0.0), plan.forward).flatten(1)
 
 
 def _product(branch: Branch) -> Tokens:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..shapes import Float, Int, Tensor
-from .attention import AttentionPlan, attend
+from .attention import AttentionPlan
 from .config import NiTConfig, ProjectionConfig
 from .elementwise import Branch, Elementwise
 from .rope import RotaryTables
@@ -95,8 +95,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> Float[Tensor, "tokens width"]:
         """Tokens → attended tokens; `out` is applied where they are added to the residual stream."""
-        q, k, v = self.project(x, pack)
-        return attend(q, k, v, pack.attention).flatten(1)
+        return pack.elementwise.attended(x, self.qkv, self.q_norm, self.k_norm, pack.rotary, pack.attention)
 
     def project(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, normalised and rotated, and values; each (tokens, heads, dim), of one dtype."""
