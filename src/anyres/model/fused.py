@@ -12,8 +12,8 @@ from torch.autograd.function import once_differentiable
 
 from ..packing.pack import PackLayout
 from ..shapes import Float, Tensor
-from .elementwise import NORM_EPS, Branch, Elementwise, Heads, Tokens, Vectors
 from .attention import AttentionPlan, Tiled
+from .elementwise import NORM_EPS, Branch, Elementwise, Heads, Tokens, Vectors
 from .kernels import forward_attention, gelu, norms, rotation
 from .kernels.pieces import Pieces, cut
 from .rope import RotaryTables
@@ -73,9 +73,15 @@ class FusedElementwise(Elementwise):
         if torch.is_grad_enabled() or not isinstance(plan, Tiled) or plan.forward is None:
             return super().attended(x, linear, q_norm, k_norm, rotary, plan)
         product = F.linear(x, linear.weight, linear.bias)
-        norms = None if isinstance(q_norm, nn.Identity) else rotation.Norms(q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias)
+        norms = (
+            None
+            if isinstance(q_norm, nn.Identity)
+            else rotation.Norms(q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias)
+        )
         heads = product.shape[1] // (6 * rotary.cos.shape[1])
-        return forward_attention.forward(product, norms, rotary.cos, rotary.sin, heads, getattr(q_norm, "eps", 0.0), plan.forward).flatten(1)
+        return forward_attention.forward(
+            product, norms, rotary.cos, rotary.sin, heads, getattr(q_norm, "eps", 0.0), plan.forward
+        ).flatten(1)
 
 
 def _product(branch: Branch) -> Tokens:

@@ -70,10 +70,11 @@ def forward(
     weights = [_words(weight) for weight in norms] if norms else [words] * 4
     scale = math.log2(math.e) * dim**-0.5
     constants = _constants(product, heads, dim, normed=norms is not None)
+    precision = "ieee" if product.dtype == torch.float32 else "tf32"
     if plan.whole:
         _attend_whole[(heads, len(plan.bounds))](
             words, values, *weights, cos, sin, out, plan.bounds, scale, eps,
-            EVEN=plan.even, TILE=SHORT, **constants, num_warps=4,
+            EVEN=plan.even, TILE=SHORT, **constants, PRECISION=precision, num_warps=4,
         )  # fmt: skip
         return out
     keys = torch.empty_like(out)
@@ -82,7 +83,7 @@ def forward(
     )
     _attend_tiles[(heads, len(plan.bounds))](
         words, keys, values, *weights[:2], cos, sin, out, plan.bounds, plan.cu_seqlens, scale, eps,
-        EVEN=plan.even, TILE=128, STEP=STEP, **constants, num_warps=8, num_stages=3, maxnreg=128,
+        EVEN=plan.even, TILE=128, STEP=STEP, **constants, PRECISION=precision, num_warps=8, num_stages=3, maxnreg=128,
     )  # fmt: skip
     return out
 
@@ -97,7 +98,6 @@ def _constants(product: Tensor, heads: int, dim: int, *, normed: bool) -> dict[s
         "DIM": dim,
         "FIRST": first,
         "REST": max(16, triton.next_power_of_2(dim - first)) if dim > first else 0,
-        "PRECISION": "ieee" if product.dtype == torch.float32 else "tf32",
     }
 
 
@@ -105,7 +105,7 @@ def _constants(product: Tensor, heads: int, dim: int, *, normed: bool) -> dict[s
 def _pairs(words, at, mask, KIND: tl.constexpr, BITS: tl.constexpr):
     """Both members of pairs that are adjacent in memory, float32."""
     word = tl.load(words + at, mask=mask, other=0)
-    if KIND == tl.bfloat16:  # the upper half of a float32: two operations instead of four
+    if tl.bfloat16 == KIND:  # the upper half of a float32: two operations instead of four
         a = (word << 16).to(tl.float32, bitcast=True)
         b = (word & -65536).to(tl.float32, bitcast=True)
     else:
@@ -175,7 +175,7 @@ def _turned(
 def _turn_keys(
     words, weight, bias, cos, sin, keys, tokens, eps,
     TILE: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr, NORM: tl.constexpr, HEADS: tl.constexpr,
-    DIM: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, PRECISION: tl.constexpr,
+    DIM: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0)
     row = tl.program_id(1) * TILE + tl.arange(0, TILE)
@@ -244,10 +244,7 @@ def _attend_tiles(
         sum2 = tl.zeros((TILE, REST if REST else FIRST), tl.float32)
         for other in range(first, last, STEP):
             theirs = other + tl.arange(0, STEP)
-            if EVEN:
-                here = tl.full((STEP,), True, tl.int1)
-            else:
-                here = theirs < last
+            here = tl.full((STEP,), True, tl.int1) if EVEN else theirs < last
             k1, k2 = _rows(keys, theirs, here, HEADS * DIM, head, DIM, FIRST, REST)
             v1, v2 = _rows(values, theirs, here, 3 * HEADS * DIM, head, DIM, FIRST, REST)
             s = _products(q1, q2, k1, k2, REST, PRECISION)
