@@ -3,6 +3,8 @@
 Without it each step is a kernel or more of its own, and on a GPU they take as long as the convolutions.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -30,11 +32,11 @@ class ResBlock:
         block: diffusers' own.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         self._block = block
 
     @staticmethod
-    def fits(block: nn.Module) -> bool:
+    def fits(block: Any) -> bool:
         """Whether it is set up so."""
         return block.norm_type == "rms_norm" and isinstance(block.nonlinearity, nn.SiLU)
 
@@ -53,11 +55,11 @@ class UpBlock:
         block: diffusers' own.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         self._conv = block.conv
 
     @staticmethod
-    def fits(block: nn.Module) -> bool:
+    def fits(block: Any) -> bool:
         """Whether it is set up so."""
         return block.shortcut and block.interpolate and block.interpolation_mode == "nearest"
 
@@ -75,11 +77,11 @@ class DownBlock:
         block: diffusers' own.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         self._conv = block.conv
 
     @staticmethod
-    def fits(block: nn.Module) -> bool:
+    def fits(block: Any) -> bool:
         """Whether it is set up so."""
         return block.shortcut and not block.downsample
 
@@ -96,14 +98,14 @@ class Attention:
         block: diffusers' own.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         self._block = block
         self._qkv = torch.cat([block.to_q.weight, block.to_k.weight, block.to_v.weight])
         self._taps = depthwise.taps(block.to_qkv_multiscale[0].proj_in.weight)
         self._mixing = block.to_qkv_multiscale[0].proj_out.weight.flatten(1)
 
     @staticmethod
-    def fits(block: nn.Module) -> bool:
+    def fits(block: Any) -> bool:
         """Whether it is set up so, with heads of a size that the kernels can take."""
         dim = block.attention_head_dim
         one_window = len(block.to_qkv_multiscale) == 1 and dim >= 16 and dim.bit_count() == 1
@@ -126,13 +128,13 @@ class GatedBlock:
         block: diffusers' own.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: Any) -> None:
         self._block = block
         self._taps = depthwise.taps(block.conv_depth.weight)
         self._in, self._out = block.conv_inverted.weight.flatten(1), block.conv_point.weight.flatten(1)
 
     @staticmethod
-    def fits(block: nn.Module) -> bool:
+    def fits(block: Any) -> bool:
         """Whether it is set up so."""
         return block.residual_connection and block.norm_type == "rms_norm"
 
