@@ -66,6 +66,18 @@ def test_equals_float64(name: str, heads: int, dim: int) -> None:
     check(layouts()[name], heads, dim, normed=normed, device="cpu", dtype=torch.float32, tolerance=2e-6)
 
 
+@pytest.mark.float64
+def test_norms_may_be_of_another_precision() -> None:
+    """As under autocast."""
+    layout, (product, norms) = layouts()["short"], made(94, 2, 20, "cpu", torch.float16)
+    tables, cut = rotary_tables(layout, 20, "row_major"), plan(layout.cu_seqlens, layout.shape)
+    wanted, found = (
+        forward(product, each, tables.cos, tables.sin, 2, EPS, cut)
+        for each in (norms, Norms(*(weight.float() for weight in norms)))
+    )
+    assert torch.equal(found, wanted)
+
+
 def test_masks_are_left_out_where_the_shape_says_that_all_images_are_full() -> None:
     shapes = {name: plan(layout.cu_seqlens, layout.shape) for name, layout in layouts().items()}
     assert [name for name, cut in shapes.items() if cut.whole] == ["short", "short, padded", "short, all full"]

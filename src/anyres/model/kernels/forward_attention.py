@@ -69,7 +69,7 @@ def forward(
     words = _words(product)
     weights = [_words(weight) for weight in norms] if norms else [words] * 4
     scale = math.log2(math.e) * dim**-0.5
-    constants = _constants(product, heads, dim, normed=norms is not None)
+    constants = _constants(product, norms, heads, dim)
     precision = "ieee" if product.dtype == torch.float32 else "tf32"
     if plan.whole:
         _attend_whole[(heads, len(plan.bounds))](
@@ -83,17 +83,20 @@ def forward(
     )
     _attend_tiles[(heads, len(plan.bounds))](
         words, keys, values, *weights[:2], cos, sin, out, plan.bounds, plan.cu_seqlens, scale, eps,
-        EVEN=plan.even, TILE=128, STEP=STEP, **constants, PRECISION=precision, num_warps=8, num_stages=3, maxnreg=128,
+        EVEN=plan.even, TILE=128, STEP=STEP, **constants, PRECISION=precision, num_warps=8,
+        num_stages=3 if dim <= 128 else 1, maxnreg=128,
     )  # fmt: skip
     return out
 
 
-def _constants(product: Tensor, heads: int, dim: int, *, normed: bool) -> dict[str, Any]:
+_KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+
+def _constants(product: Tensor, norms: Norms | None, heads: int, dim: int) -> dict[str, Any]:
     first = max(16, 1 << (dim.bit_length() - 1))
     return {
-        "KIND": {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}[product.dtype],
-        "BITS": 8 * product.element_size(),
-        "NORM": normed,
+        "KIND": _KINDS[product.dtype],
+        "NORM": None if norms is None else _KINDS[norms.q_weight.dtype],  # under autocast it stays float32
         "HEADS": heads,
         "DIM": dim,
         "FIRST": first,
@@ -102,24 +105,25 @@ def _constants(product: Tensor, heads: int, dim: int, *, normed: bool) -> dict[s
 
 
 @triton.jit
-def _pairs(words, at, mask, KIND: tl.constexpr, BITS: tl.constexpr):
+def _pairs(words, at, mask, KIND: tl.constexpr):
     """Both members of pairs that are adjacent in memory, float32."""
     word = tl.load(words + at, mask=mask, other=0)
     if tl.bfloat16 == KIND:  # the upper half of a float32: two operations instead of four
         a = (word << 16).to(tl.float32, bitcast=True)
         b = (word & -65536).to(tl.float32, bitcast=True)
     else:
-        INT: tl.constexpr = tl.int16 if BITS == 16 else tl.int32
+        BITS: tl.constexpr = 32 if tl.float32 == KIND else 16
+        INT: tl.constexpr = tl.int32 if BITS == 32 else tl.int16
         a = word.to(INT).to(KIND, bitcast=True).to(tl.float32)
         b = (word >> BITS).to(INT).to(KIND, bitcast=True).to(tl.float32)
     return a, b
 
 
 @triton.jit
-def _scaled(a, b, weight, bias, pair, PAIRS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr):
+def _scaled(a, b, weight, bias, pair, PAIRS: tl.constexpr, KIND: tl.constexpr):
     """The norm's weight and bias applied to pairs."""
-    weight_a, weight_b = _pairs(weight, pair, pair < PAIRS, KIND, BITS)
-    bias_a, bias_b = _pairs(bias, pair, pair < PAIRS, KIND, BITS)
+    weight_a, weight_b = _pairs(weight, pair, pair < PAIRS, KIND)
+    bias_a, bias_b = _pairs(bias, pair, pair < PAIRS, KIND)
     return a * weight_a[None, :] + bias_a[None, :], b * weight_b[None, :] + bias_b[None, :]
 
 
@@ -134,7 +138,7 @@ def _rotated(a, b, cos, sin, at, mask, KIND: tl.constexpr, WIDTH: tl.constexpr):
 @triton.jit
 def _turned(
     words, row, inside, head, weight, bias, cos, sin, eps,
-    KIND: tl.constexpr, BITS: tl.constexpr, NORM: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
+    KIND: tl.constexpr, NORM: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr,
     FIRST: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     """One head of some tokens of the product, normalised and rotated, in two parts as `_rows` gives them."""
@@ -143,12 +147,12 @@ def _turned(
     turn = row[:, None].to(tl.int64) * PAIRS
     pair1 = tl.arange(0, FIRST // 2)
     mask1 = inside[:, None] & (pair1 < PAIRS)[None, :]
-    a1, b1 = _pairs(words, at + pair1[None, :], mask1, KIND, BITS)
+    a1, b1 = _pairs(words, at + pair1[None, :], mask1, KIND)
     if REST:
         pair2 = FIRST // 2 + tl.arange(0, REST // 2)
         mask2 = inside[:, None] & (pair2 < PAIRS)[None, :]
-        a2, b2 = _pairs(words, at + pair2[None, :], mask2, KIND, BITS)
-    if NORM:
+        a2, b2 = _pairs(words, at + pair2[None, :], mask2, KIND)
+    if NORM is not None:
         mean = tl.sum(a1 + b1, axis=1)
         if REST:
             mean += tl.sum(a2 + b2, axis=1)
@@ -161,9 +165,9 @@ def _turned(
             b2 = tl.where(mask2, b2 - mean, 0.0)
             square += tl.sum(a2 * a2 + b2 * b2, axis=1)
         inverse = 1 / tl.sqrt(square[:, None] / DIM + eps)
-        a1, b1 = _scaled(a1 * inverse, b1 * inverse, weight, bias, pair1, PAIRS, KIND, BITS)
+        a1, b1 = _scaled(a1 * inverse, b1 * inverse, weight, bias, pair1, PAIRS, NORM)
         if REST:
-            a2, b2 = _scaled(a2 * inverse, b2 * inverse, weight, bias, pair2, PAIRS, KIND, BITS)
+            a2, b2 = _scaled(a2 * inverse, b2 * inverse, weight, bias, pair2, PAIRS, NORM)
     first = _rotated(a1, b1, cos, sin, turn + pair1[None, :], mask1, KIND, FIRST)
     rest = first
     if REST:
@@ -174,7 +178,7 @@ def _turned(
 @triton.jit
 def _turn_keys(
     words, weight, bias, cos, sin, keys, tokens, eps,
-    TILE: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr, NORM: tl.constexpr, HEADS: tl.constexpr,
+    TILE: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, HEADS: tl.constexpr,
     DIM: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     head = tl.program_id(0)
@@ -182,7 +186,7 @@ def _turn_keys(
     inside = row < tokens
     k1, k2 = _turned(
         words + HEADS * (DIM // 2), row, inside, head, weight, bias, cos, sin, eps,
-        KIND, BITS, NORM, HEADS, DIM, FIRST, REST,
+        KIND, NORM, HEADS, DIM, FIRST, REST,
     )  # fmt: skip
     _save(keys, row, inside, HEADS * DIM, head, k1, k2, DIM, FIRST, REST)
 
@@ -190,7 +194,7 @@ def _turn_keys(
 @triton.jit
 def _attend_whole(
     words, values, q_weight, q_bias, k_weight, k_bias, cos, sin, out, bounds, scale, eps,
-    EVEN: tl.constexpr, TILE: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr, NORM: tl.constexpr,
+    EVEN: tl.constexpr, TILE: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr,
     HEADS: tl.constexpr, DIM: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """An image that is one tile: its weights are all there at once."""
@@ -201,11 +205,9 @@ def _attend_whole(
         inside = row < end
         k1, k2 = _turned(
             words + HEADS * (DIM // 2), row, inside, head, k_weight, k_bias, cos, sin, eps,
-            KIND, BITS, NORM, HEADS, DIM, FIRST, REST,
+            KIND, NORM, HEADS, DIM, FIRST, REST,
         )  # fmt: skip
-        q1, q2 = _turned(
-            words, row, inside, head, q_weight, q_bias, cos, sin, eps, KIND, BITS, NORM, HEADS, DIM, FIRST, REST
-        )
+        q1, q2 = _turned(words, row, inside, head, q_weight, q_bias, cos, sin, eps, KIND, NORM, HEADS, DIM, FIRST, REST)
         v1, v2 = _rows(values, row, inside, 3 * HEADS * DIM, head, DIM, FIRST, REST)
         s = _products(q1, q2, k1, k2, REST, PRECISION)
         if not EVEN:
@@ -223,7 +225,7 @@ def _attend_whole(
 @triton.jit
 def _attend_tiles(
     words, keys, values, q_weight, q_bias, cos, sin, out, bounds, cu_seqlens, scale, eps,
-    EVEN: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr,
+    EVEN: tl.constexpr, TILE: tl.constexpr, STEP: tl.constexpr, KIND: tl.constexpr,
     NORM: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -235,9 +237,7 @@ def _attend_tiles(
         first, last = tl.load(cu_seqlens + image), tl.load(cu_seqlens + image + 1)
         row = start + tl.arange(0, TILE)
         inside = row < end
-        q1, q2 = _turned(
-            words, row, inside, head, q_weight, q_bias, cos, sin, eps, KIND, BITS, NORM, HEADS, DIM, FIRST, REST
-        )
+        q1, q2 = _turned(words, row, inside, head, q_weight, q_bias, cos, sin, eps, KIND, NORM, HEADS, DIM, FIRST, REST)
         greatest = tl.full((TILE,), float("-inf"), tl.float32)
         total = tl.zeros((TILE,), tl.float32)
         sum1 = tl.zeros((TILE, FIRST), tl.float32)
