@@ -187,7 +187,7 @@ def attention_ms(
 
 
 @torch.no_grad()
-def attended_ms(lengths: Sequence[int], config: NiTConfig, device: torch.device) -> float:
+def attended_ms(lengths: Sequence[int], config: NiTConfig, device: torch.device, *, backend: str = "auto") -> float:
     """Attention in all blocks without gradients, with the norms and the rotation before it, which may be parts of it.
 
     Measured with the product that it begins with, whose own time is taken off.
@@ -197,7 +197,7 @@ def attended_ms(lengths: Sequence[int], config: NiTConfig, device: torch.device)
     context = PackContext(
         elementwise_for(layout, "auto"),
         rotary_tables(layout, config.head_dim, config.position_order),
-        plan_attention(layout, "auto", dtype),
+        plan_attention(layout, backend, dtype),
     )
     block = SelfAttention(config).to(device, dtype)
     x = torch.randn(sum(lengths), config.hidden_size, device=device, dtype=dtype)
