@@ -8,12 +8,17 @@ import torch
 from torch import nn
 
 from anyres.grid import Grid
-from anyres.model.attention import attend, plan_attention
+from anyres.model.attention import Tiled, attend, plan_attention
+from anyres.model.config import NiTConfig
+from anyres.model.elementwise import elementwise_for
+from anyres.model.layers import PackContext, SelfAttention
 from anyres.model.rope import RotaryTables, rotary_tables, rotate
 from anyres.packing.pack import PackLayout, PackShape
 
 pytest.importorskip("triton")
 
+from anyres.model.kernels import forward_attention
+from anyres.model.kernels.attention import tiles
 from anyres.model.kernels.forward_attention import SHORT, STEP, forward, plan
 from anyres.model.kernels.rotation import Norms
 
@@ -76,6 +81,26 @@ def test_norms_may_be_of_another_precision() -> None:
         for each in (norms, Norms(*(weight.float() for weight in norms)))
     )
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("qk_norm", [True, False])
+def test_a_block_attends_so_where_nothing_is_kept_for_a_backward(
+    qk_norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(forward_attention, "forward", lambda *given: (calls.append(None), forward(*given))[1])
+    config = NiTConfig(channels=4, hidden_size=40, depth=1, num_heads=2, num_classes=3, qk_norm=qk_norm)
+    layout, block = layouts()["long, padded"], SelfAttention(config)
+    x, rotary = torch.randn(layout.shape.tokens, 40), rotary_tables(layout, 20, "row_major")
+    cut = Tiled(tiles(layout.cu_seqlens, layout.shape.tokens), plan(layout.cu_seqlens, layout.shape))
+    plain = PackContext(elementwise_for(layout, "eager"), rotary, plan_attention(layout, "sdpa", x.dtype))
+    fused = PackContext(elementwise_for(layout, "triton"), rotary, cut)
+    wanted = block(x, plain).detach()
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            error = float((block(x, fused).detach() - wanted).norm() / wanted.norm())
+        assert error < 2e-6
+        assert len(calls) == (0 if grad else 1)
 
 
 def test_masks_are_left_out_where_the_shape_says_that_all_images_are_full() -> None:

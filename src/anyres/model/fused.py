@@ -54,11 +54,7 @@ class FusedElementwise(Elementwise):
         self, x: Tokens, linear: nn.Linear, q_norm: nn.Module, k_norm: nn.Module, rotary: RotaryTables
     ) -> tuple[Heads, Heads, Heads]:
         """See `Elementwise.heads`."""
-        # cuBLAS adds the bias while the product is in registers; its gradient is made where the product's is
-        product = F.linear(x, linear.weight, linear.bias.detach())
-        affine = [] if isinstance(q_norm, nn.Identity) else [q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias]
-        eps = getattr(q_norm, "eps", 0.0)
-        return _Heads.apply(product, linear.bias, rotary.cos, rotary.sin, eps, *affine)
+        return _Heads.apply(*_projected(x, linear, q_norm, k_norm, rotary))
 
     def attended(
         self,
@@ -72,16 +68,20 @@ class FusedElementwise(Elementwise):
         """See `Elementwise.attended`."""
         if torch.is_grad_enabled() or not isinstance(plan, Tiled) or plan.forward is None:
             return super().attended(x, linear, q_norm, k_norm, rotary, plan)
-        product = F.linear(x, linear.weight, linear.bias)
-        norms = (
-            None
-            if isinstance(q_norm, nn.Identity)
-            else rotation.Norms(q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias)
-        )
-        heads = product.shape[1] // (6 * rotary.cos.shape[1])
-        return forward_attention.forward(
-            product, norms, rotary.cos, rotary.sin, heads, getattr(q_norm, "eps", 0.0), plan.forward
-        ).flatten(1)
+        product, _, cos, sin, eps, *affine = _projected(x, linear, q_norm, k_norm, rotary)
+        weights = rotation.Norms(*affine) if affine else None
+        heads = product.shape[1] // (6 * cos.shape[1])
+        return forward_attention.forward(product, weights, cos, sin, heads, eps, plan.forward).flatten(1)
+
+
+def _projected(
+    x: Tokens, linear: nn.Linear, q_norm: nn.Module, k_norm: nn.Module, rotary: RotaryTables
+) -> tuple[Any, ...]:
+    """The product, its bias, tables, eps and the norms' weights: what `_Heads` takes."""
+    # cuBLAS adds the bias while the product is in registers; its gradient is made where the product's is
+    product = F.linear(x, linear.weight, linear.bias.detach())
+    affine = [] if isinstance(q_norm, nn.Identity) else [q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias]
+    return product, linear.bias, rotary.cos, rotary.sin, getattr(q_norm, "eps", 0.0), *affine
 
 
 def _product(branch: Branch) -> Tokens:
