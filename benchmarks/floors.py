@@ -21,8 +21,8 @@ from anyres.devices import pick_device
 from anyres.grid import Grid
 from anyres.model.attention import attend, plan_attention
 from anyres.model.config import NiTConfig
-from anyres.model.elementwise import elementwise_for
-from anyres.model.layers import PackContext, SelfAttention
+from anyres.model.elementwise import QkvProjection, elementwise_for
+from anyres.model.layers import SelfAttention
 from anyres.model.rope import rotary_tables
 from anyres.packing.pack import PackLayout
 from anyres.tables import aligned
@@ -194,14 +194,12 @@ def attended_ms(lengths: Sequence[int], config: NiTConfig, device: torch.device,
     """
     dtype = dtype_on(device)
     layout = PackLayout.from_grids([Grid(1, length) for length in lengths]).to(device)
-    context = PackContext(
-        elementwise_for(layout, "auto"),
-        rotary_tables(layout, config.head_dim, config.position_order),
-        plan_attention(layout, backend, dtype),
-    )
     block = SelfAttention(config).to(device, dtype)
+    rotary = rotary_tables(layout, config.head_dim, config.position_order)
+    projection = QkvProjection(block.qkv, block.q_norm, block.k_norm, rotary)
+    ops, plan = elementwise_for(layout, "auto"), plan_attention(layout, backend, dtype)
     x = torch.randn(sum(lengths), config.hidden_size, device=device, dtype=dtype)
-    whole = config.depth * kernel_ms(lambda: block(x, context), device)
+    whole = config.depth * kernel_ms(lambda: ops.attended(x, projection, plan), device)
     of_product = next(each for each in products(config, sum(lengths), 1) if each.name == "queries, keys, values")
     return whole - product_ms(of_product, device, backward=False)
 

@@ -10,8 +10,8 @@ from torch import nn
 from anyres.grid import Grid
 from anyres.model.attention import Tiled, attend, plan_attention
 from anyres.model.config import NiTConfig
-from anyres.model.elementwise import elementwise_for
-from anyres.model.layers import PackContext, SelfAttention
+from anyres.model.elementwise import QkvProjection, elementwise_for
+from anyres.model.layers import SelfAttention
 from anyres.model.rope import RotaryTables, rotary_tables, rotate
 from anyres.packing.pack import PackLayout, PackShape
 
@@ -93,12 +93,12 @@ def test_a_block_attends_so_where_nothing_is_kept_for_a_backward(
     layout, block = layouts()["long, padded"], SelfAttention(config)
     x, rotary = torch.randn(layout.shape.tokens, 40), rotary_tables(layout, 20, "row_major")
     cut = Tiled(tiles(layout.cu_seqlens, layout.shape.tokens), plan(layout.cu_seqlens, layout.shape))
-    plain = PackContext(elementwise_for(layout, "eager"), rotary, plan_attention(layout, "sdpa", x.dtype))
-    fused = PackContext(elementwise_for(layout, "triton"), rotary, cut)
-    wanted = block(x, plain).detach()
+    projection = QkvProjection(block.qkv, block.q_norm, block.k_norm, rotary)
+    plain, fused = (elementwise_for(layout, kernels) for kernels in ("eager", "triton"))
+    wanted = plain.attended(x, projection, plan_attention(layout, "sdpa", x.dtype)).detach()
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            error = float((block(x, fused).detach() - wanted).norm() / wanted.norm())
+            error = float((fused.attended(x, projection, cut).detach() - wanted).norm() / wanted.norm())
         assert error < 2e-6
         assert len(calls) == (0 if grad else 1)
 
