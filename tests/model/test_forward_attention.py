@@ -71,7 +71,6 @@ def test_equals_float64(name: str, heads: int, dim: int) -> None:
     check(layouts()[name], heads, dim, normed=normed, device="cpu", dtype=torch.float32, tolerance=2e-6)
 
 
-@pytest.mark.float64
 def test_norms_may_be_of_another_precision() -> None:
     """As under autocast."""
     layout, (product, norms) = layouts()["short"], made(94, 2, 20, "cpu", torch.float16)
