@@ -15,7 +15,7 @@ from ..packing.pack import PackLayout
 from ..shapes import Float, Tensor
 from .attention import AttentionPlan, Tiled
 from .elementwise import NORM_EPS, Branch, Elementwise, Heads, QkvProjection, Tokens, Vectors
-from .kernels import attention, cublas, gelu, norms, rotation
+from .kernels import attention, cublas, forward_attention, gelu, norms, rotation
 from .kernels.attention import Tiles
 from .kernels.pieces import Pieces, cut
 
@@ -54,7 +54,13 @@ class FusedElementwise(Elementwise):
         """See `Elementwise.attended`."""
         if not isinstance(plan, Tiled):
             return super().attended(x, projection, plan)
-        return _Attended.apply(plan.tiles, *_projected(x, projection)).flatten(1)
+        projected = _projected(x, projection)
+        if torch.is_grad_enabled() or plan.forward is None:
+            return _Attended.apply(plan.tiles, *projected).flatten(1)
+        product, _, cos, sin, eps, *affine = projected
+        weights = rotation.Norms(*affine) if affine else None
+        heads = product.shape[1] // (6 * cos.shape[1])
+        return forward_attention.forward(product, weights, cos, sin, heads, eps, plan.forward).flatten(1)
 
     def heads(self, x: Tokens, projection: QkvProjection) -> tuple[Heads, Heads, Heads]:
         """See `Elementwise.heads`."""

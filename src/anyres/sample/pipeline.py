@@ -256,13 +256,7 @@ class Pipeline:
 
             state = self._solve(pack, settings, shape, weaker, report)
             made += self._unpacked(state, pack)
-        for latent, request in zip(made, requests, strict=True):
-            if not bool(latent.isfinite().all()):
-                raise NonFiniteError(
-                    f"the image of label {self.labels.name(request.label)!r} at {request.size} is not finite",
-                    wanted="finite values",
-                    fix="use --dtype float32, less guidance, or another checkpoint",
-                )
+        self._check_finite(made, requests)
         return made
 
     @torch.no_grad()
@@ -274,6 +268,17 @@ class Pipeline:
         """Latents, as `latents` gives them → finished images: decoded, and what stays of pictures put back."""
         made, px = self.decode(latents), self.px_per_token
         return [r.canvas.finished(image, px) if r.canvas else image for image, r in zip(made, requests, strict=True)]
+
+    def _check_finite(self, latents: Sequence[Tensor], requests: Sequence[ImageRequest]) -> None:
+        values = [latent.flatten() for latent in latents]
+        if not values or torch.cat(values).isfinite().all():  # waits for the device once
+            return
+        request = next(r for latent, r in zip(latents, requests, strict=True) if not latent.isfinite().all())
+        raise NonFiniteError(
+            f"the image of label {self.labels.name(request.label)!r} at {request.size} is not finite",
+            wanted="finite values",
+            fix="use --dtype float32, less guidance, or another checkpoint",
+        )
 
     def _solve(
         self,
@@ -328,11 +333,11 @@ class Pipeline:
 
     def _unpacked(self, state: Float[Tensor, "tokens values"], pack: Sequence[ImageRequest]) -> list[Tensor]:
         """The state's images as maps, unscaled."""
-        maps = []
-        for tokens, request in zip(state.split([r.grid.tokens for r in pack]), pack, strict=True):
-            latent = rearrange(unpatchify(tokens.float(), request.grid, self.model.config.patch_size), "c h w -> h w c")
-            maps.append(rearrange(self.scaling.from_model(latent), "h w c -> c h w"))
-        return maps
+        patch = self.model.config.patch_size
+        values = rearrange(state.float(), "tokens (c cells) -> tokens cells c", cells=patch**2)
+        values = rearrange(self.scaling.from_model(values), "tokens cells c -> tokens (c cells)")
+        parts = values.split([request.grid.tokens for request in pack])
+        return [unpatchify(tokens, request.grid, patch) for tokens, request in zip(parts, pack, strict=True)]
 
 
 def _check_together(model: NiT, autoencoder: Autoencoder, labels: LabelTable, scaling: LatentScaling) -> None:
