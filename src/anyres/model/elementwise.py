@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,10 @@ class Elementwise:
         normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
         return x, normed * (1 + self._of_token(scale)) + self._of_token(shift)
 
+    def last_norm(self, x: Tokens, branch: Branch, shift: Vectors, scale: Vectors) -> Tokens:
+        """The same before the network's last map: the norm alone, never in 8 bits."""
+        return self.norm(x, branch, shift, scale)[1]
+
     def linear_gelu(self, x: Tokens, linear: nn.Linear) -> Float[Tensor, "tokens inner"]:
         """GELU (tanh) of linear(x)."""
         return F.gelu(linear(x), approximate="tanh")
@@ -97,16 +101,25 @@ class Elementwise:
         return vectors.index_select(0, self.image_index)
 
 
-def elementwise_for(layout: PackLayout, kernels: str) -> Elementwise:
+def elementwise_for(layout: PackLayout, kernels: str, float8: Any = None) -> Elementwise:
     """The functions for a pack, on its device.
+
+    Args:
+        layout: the pack.
+        kernels: what computes them.
+        float8: `Float8Weights` of the blocks, where their products are to be in 8 bits.
 
     Raises:
         ConfigError: an unknown name.
         BackendError: Triton is asked for, and it cannot run here.
     """
+    if float8 is not None:
+        from .fused_float8 import Float8Elementwise  # Triton is imported only here
+
+        return Float8Elementwise(layout, float8)
     if pick_kernels(kernels, layout.device) == "eager":
         return Elementwise(layout.image_index)
-    from .fused import FusedElementwise  # Triton is imported only here
+    from .fused import FusedElementwise  # and here
 
     return FusedElementwise(layout)
 

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..float8 import Rows
+from .float8 import greatest_of, scale_of, store
 from .pieces import Pieces, sums_by_image
 
 ROWS_FORWARD, ROWS_BACKWARD, WARPS = 1, 2, 8  # tokens at once
@@ -38,18 +40,28 @@ class Affine(NamedTuple):
 
 
 def forward(
-    x: Tensor, addend: Addend | None, affine: Affine | None, pieces: Pieces, eps: float
+    x: Tensor,
+    addend: Addend | None,
+    affine: Affine | None,
+    pieces: Pieces,
+    eps: float,
+    rows: Rows | None = None,
+    *,
+    keep: bool = True,
 ) -> tuple[Tensor, Tensor | None]:
-    """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without an addend."""
+    """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without an addend.
+
+    h is also written into `rows`, in 8 bits; or only there, unless it is to be kept.
+    """
     x = x.contiguous()
     out = torch.empty_like(x) if addend else x
-    h = torch.empty_like(x) if affine else None
+    h = torch.empty_like(x) if affine and keep else None
     f, bias, gate = _contiguous(addend) if addend else (x, x, x)
     shift, scale = affine or (x, x)
     _norm_forward[(len(pieces.bounds),)](
-        x, f, bias, gate, shift, scale, out, x if h is None else h, pieces.bounds,
+        x, f, bias, gate, shift, scale, out, x if h is None else h, *(rows or (x, x)), pieces.bounds,
         x.shape[1], gate.stride(0), shift.stride(0), scale.stride(0), eps,
-        ADDEND=addend is not None, NORM=affine is not None,
+        ADDEND=addend is not None, NORM=affine is not None, KEEP=keep, EIGHT=rows is not None,
         ROWS=ROWS_FORWARD, BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=WARPS,
     )  # fmt: skip
     return out, h
@@ -83,8 +95,9 @@ def backward(
     affine: Affine | None,
     pieces: Pieces,
     eps: float,
+    rows: Rows | None = None,
 ) -> Gradients:
-    """From the gradients of x' and h. `out` is x', which only the norm needs."""
+    """From the gradients of x' and h. `out` is x', which only the norm needs; f's is also written into `rows`."""
     d_out = d_out.contiguous()
     width = d_out.shape[1]
     d_x = torch.empty_like(d_out) if affine else d_out
@@ -95,9 +108,9 @@ def backward(
     partial = torch.empty(len(pieces.bounds), values, width, device=d_out.device, dtype=torch.float32)
     _norm_backward[(len(pieces.bounds),)](
         d_out, d_out if d_h is None else d_h.contiguous(), out, f, bias, gate, scale,
-        d_x, d_out if d_f is None else d_f, partial, pieces.bounds,
+        d_x, d_out if d_f is None else d_f, *(rows or (d_out, d_out)), partial, pieces.bounds,
         width, gate.stride(0), scale.stride(0), eps,
-        ADDEND=addend is not None, NORM=affine is not None,
+        ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None,
         ROWS=ROWS_BACKWARD, BLOCK=triton.next_power_of_2(width), num_warps=WARPS,
     )  # fmt: skip
     sums = list(sums_by_image(partial, pieces).unbind(1))
@@ -115,9 +128,10 @@ def _contiguous(addend: Addend) -> Addend:
 
 @triton.jit
 def _norm_forward(
-    x, f, bias, gate, shift, scale, out, h, bounds,
+    x, f, bias, gate, shift, scale, out, h, values, scales, bounds,
     width, gate_stride, shift_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, KEEP: tl.constexpr, EIGHT: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
     start, end = tl.load(bounds + 3 * piece), tl.load(bounds + 3 * piece + 1)
@@ -144,14 +158,19 @@ def _norm_forward(
             centred = tl.where(here, value - (tl.sum(value, axis=1) / width)[:, None], 0.0)
             inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + eps)
             normed = centred * inverse[:, None] * times[None, :] + add[None, :]
-            tl.store(h + at, normed.to(h.dtype.element_ty), mask=here)
+            if KEEP:
+                tl.store(h + at, normed.to(h.dtype.element_ty), mask=here)
+            if EIGHT:
+                of_row = scale_of(greatest_of(normed))
+                store(values, at, normed, of_row, here)
+                tl.store(scales + rows, of_row, mask=rows < end)
 
 
 @triton.jit
 def _norm_backward(
-    d_out, d_h, out, f, bias, gate, scale, d_x, d_f, partial, bounds,
+    d_out, d_h, out, f, bias, gate, scale, d_x, d_f, values, scales, partial, bounds,
     width, gate_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
     start, end = tl.load(bounds + 3 * piece), tl.load(bounds + 3 * piece + 1)
@@ -190,7 +209,12 @@ def _norm_backward(
             added = tl.load(f + at, mask=here, other=0.0).to(tl.float32) + b[None, :]
             sum_gate += tl.sum(d_value * added, axis=0)
             sum_x += tl.sum(d_value, axis=0)
-            tl.store(d_f + at, (d_value * g[None, :]).to(d_f.dtype.element_ty), mask=here)
+            d_value *= g[None, :]
+            tl.store(d_f + at, d_value.to(d_f.dtype.element_ty), mask=here)
+            if EIGHT:
+                of_row = scale_of(greatest_of(d_value))
+                store(values, at, d_value, of_row, here)
+                tl.store(scales + rows, of_row, mask=rows < end)
     values: tl.constexpr = 2 * NORM + 2 * ADDEND
     to = partial + piece.to(tl.int64) * values * width + cols
     if NORM:
