@@ -8,6 +8,7 @@ from pathlib import Path
 NAMES = (
     "training",
     "training_plot",
+    "float8_loss",
     "sampling",
     "floors",
     "attention",

@@ -16,7 +16,7 @@ from .gelu import _gate
 
 GREATEST = tl.constexpr(448.0)  # that e4m3 can hold
 LEAST = tl.constexpr(1e-30)  # greatest value of a row that has a scale of its own: a row of zeros has none
-WARPS = 8
+WARPS, GELU_WARPS = 8, 16
 FORWARD_ROWS, BACKWARD_ROWS, TILE = 8, 32, 64  # of a program
 
 
@@ -43,7 +43,7 @@ def gelu_forward(product: Tensor, bias: Tensor, rows: Rows, *, keep: bool = True
     out = torch.empty_like(product) if keep else None
     _gelu_forward[(triton.cdiv(tokens, FORWARD_ROWS),)](
         product, bias, product if out is None else out, *rows, tokens, width,
-        KEEP=keep, ROWS=FORWARD_ROWS, **_tile(width), num_warps=WARPS,
+        KEEP=keep, ROWS=FORWARD_ROWS, **_tile(width), num_warps=GELU_WARPS,
     )  # fmt: skip
     return out
 
@@ -57,7 +57,7 @@ def gelu_backward(d_out: Tensor, product: Tensor, bias: Tensor) -> tuple[Tensor,
     partial = torch.empty(programs, width, device=d_out.device, dtype=torch.float32)
     _gelu_backward[(programs,)](
         d_out, product, bias, d_product, *rows, partial, tokens, width,
-        ROWS=BACKWARD_ROWS, **_tile(width), num_warps=WARPS,
+        ROWS=BACKWARD_ROWS, **_tile(width), num_warps=GELU_WARPS,
     )  # fmt: skip
     return d_product, rows, partial.sum(0)
 

@@ -128,7 +128,7 @@ def _contiguous(addend: Addend) -> Addend:
 
 @triton.jit
 def _norm_forward(
-    x, f, bias, gate, shift, scale, out, h, values, scales, bounds,
+    x, f, bias, gate, shift, scale, out, h, row_values, row_scales, bounds,
     width, gate_stride, shift_stride, scale_stride, eps,
     ADDEND: tl.constexpr, NORM: tl.constexpr, KEEP: tl.constexpr, EIGHT: tl.constexpr,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -162,13 +162,13 @@ def _norm_forward(
                 tl.store(h + at, normed.to(h.dtype.element_ty), mask=here)
             if EIGHT:
                 of_row = scale_of(greatest_of(normed))
-                store(values, at, normed, of_row, here)
-                tl.store(scales + rows, of_row, mask=rows < end)
+                store(row_values, at, normed, of_row, here)
+                tl.store(row_scales + rows, of_row, mask=rows < end)
 
 
 @triton.jit
 def _norm_backward(
-    d_out, d_h, out, f, bias, gate, scale, d_x, d_f, values, scales, partial, bounds,
+    d_out, d_h, out, f, bias, gate, scale, d_x, d_f, row_values, row_scales, partial, bounds,
     width, gate_stride, scale_stride, eps,
     ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -213,8 +213,8 @@ def _norm_backward(
             tl.store(d_f + at, d_value.to(d_f.dtype.element_ty), mask=here)
             if EIGHT:
                 of_row = scale_of(greatest_of(d_value))
-                store(values, at, d_value, of_row, here)
-                tl.store(scales + rows, of_row, mask=rows < end)
+                store(row_values, at, d_value, of_row, here)
+                tl.store(row_scales + rows, of_row, mask=rows < end)
     values: tl.constexpr = 2 * NORM + 2 * ADDEND
     to = partial + piece.to(tl.int64) * values * width + cols
     if NORM:
