@@ -5,7 +5,7 @@
 
 The same training again and again, from the same weights, on the same packs with the same noise: in bfloat16; in
 bfloat16 with other kernels, the plain functions and another attention; and in float8. Reported is how much the loss of
-the last steps differs from the first run's, step by step, and in the mean. DATA is a folder that `anyres prepare` wrote.
+the last steps differs from the first run's, step by step, and in the mean. DATA is a folder made by `anyres prepare`.
 """
 
 import argparse
@@ -82,7 +82,8 @@ def main() -> None:
         release_memory()
         print(f"{name}: {losses[name][-options.last :].mean():.4f}, the mean of the last {options.last}", flush=True)
     differences = compared(losses, options.last)
-    print(aligned([("", "mean difference", "of the means"), *((n, *map(str, d.values())) for n, d in differences.items())]))
+    rows = [(name, f"{found['absolute']:.2e}", f"{found['of_means']:+.2e}") for name, found in differences.items()]
+    print(aligned([("", "mean difference", "difference of the means"), *rows]))
     results = {
         "preset": options.preset,
         "tokens": options.tokens,

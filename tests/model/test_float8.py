@@ -1,6 +1,6 @@
-"""Products in 8 bits against exact ones, up to the format's rounding; on a CPU in Triton's interpreter.
+"""Products in 8 bits against exact ones, up to the format's rounding.
 
-`tests/gpu/test_float8.py` runs the same checks on a GPU.
+Without a GPU the kernels run in Triton's interpreter; `tests/gpu/test_float8.py` runs the same checks on a real one.
 """
 
 import copy
@@ -8,49 +8,261 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anyres.errors import BackendError, ConfigError
 from anyres.grid import Grid
 from anyres.model.config import NiTConfig
-from anyres.model.elementwise import Branch, Elementwise, elementwise_for
-from anyres.model.float8 import Float8Weights, Rows, product
+from anyres.model.elementwise import NORM_EPS, Branch, Elementwise, elementwise_for
+from anyres.model.float8 import Float8Weights, Rows, check_device, product
 from anyres.model.nit import NiT
+from anyres.model.rope import rotary_tables
 from anyres.packing.pack import PackLayout, PackShape
+from tests.interpreted import round_to_float8
 
 pytest.importorskip("triton")
-from anyres.model.kernels import float8 as kernels
+from anyres.model.kernels import float8, norms
+from anyres.model.kernels.pieces import cut
 
-GRIDS = [Grid(1, 1), Grid(5, 7), Grid(8, 8), Grid(3, 11)]
-PADDED = PackShape(tokens=151, images=6, max_seqlen=80)
+GRIDS = [Grid(1, 1), Grid(5, 7), Grid(4, 4)]
+PADDED = PackShape(tokens=61, images=5, max_seqlen=40)
+WIDTHS = pytest.mark.parametrize("width", [16, 48, 320])  # a power of two, two of them, and a rest
 
 
-@pytest.mark.parametrize("width", [16, 48, 80])
-def test_rows(width):
-    x = torch.randn(13, width) * torch.logspace(-12, 12, 13)[:, None]
+@pytest.fixture(autouse=True)
+def _rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    round_to_float8(monkeypatch)
+
+
+def layout_on(device: str) -> PackLayout:
+    return PackLayout.from_grids(GRIDS, PADDED).to(device)
+
+
+def block_on(device: str, dtype: torch.dtype = torch.float32, width: int = 32) -> nn.ModuleList:
+    model = NiT(NiTConfig(channels=4, hidden_size=width, depth=1, num_heads=2, num_classes=3))
+    for weight in model.parameters():
+        nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
+    return model.to(device, dtype).blocks
+
+
+def assert_rounded(rows: Rows, exact: Tensor) -> None:
+    """Each number is off by a rounding to 3 bits at most, or by one of the format's smallest steps."""
+    bits = 4 if exact.is_cuda else 3  # rounded to the nearest, or cut off
+    exact = exact.float()
+    allowed = exact.abs() * 2**-bits + rows.scales * 2.0 ** (-6 - bits)
+    error = (rows.exact() - exact).abs()
+    assert (error <= 1.01 * allowed).all()
+    greatest = exact.abs().amax(dim=1, keepdim=True)
+    torch.testing.assert_close(rows.exact().abs().amax(dim=1, keepdim=True), greatest, rtol=2**-(bits), atol=0)
+
+
+@WIDTHS
+def test_rows_are_rounded_each_at_its_own_scale(width: int) -> None:
+    check_rows(width, "cpu")
+
+
+def check_rows(width: int, device: str, dtype: torch.dtype = torch.float32) -> None:
+    x = (torch.randn(13, width) * torch.logspace(-12, 12, 13)[:, None]).to(device, dtype)
     x[3] = 0
-    rows = kernels.rows_of(x)
-    print(((rows.exact() - x).norm(dim=1) / x.norm(dim=1)))
-    assert torch.equal(rows.exact()[3], torch.zeros(width))
-    
-def test_net():
-    config = NiTConfig(channels=4, hidden_size=32, depth=2, num_heads=2, num_classes=3)
-    plain = NiT(config, attention="sdpa", kernels="eager")
-    for weight in plain.parameters():
+    rows = float8.rows_of(x)
+    assert_rounded(rows, x)
+    assert not rows.exact()[3].any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_stays_so_in_its_row(value: float) -> None:
+    check_not_finite(value, "cpu")
+
+
+def check_not_finite(value: float, device: str) -> None:
+    x, weight = torch.randn(5, 32, device=device, dtype=torch.bfloat16), torch.randn(16, 32, device=device)
+    x[2, 7] = value
+    found = product(float8.rows_of(x), float8.rows_of(weight), torch.bfloat16)
+    assert found.isfinite().all(dim=1).tolist() == [True, True, False, True, True]
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_product_is_that_of_what_its_rows_stand_for(biased: bool) -> None:
+    check_product(biased, "cpu", torch.float32, 1e-6)
+
+
+def check_product(biased: bool, device: str, dtype: torch.dtype, tolerance: float) -> None:
+    a, b = (float8.rows_of(torch.randn(rows, 48, device=device)) for rows in (21, 80))
+    bias = torch.randn(80, device=device) if biased else None
+    exact = a.exact().double() @ b.exact().double().t() + (0 if bias is None else bias.double())
+    found = product(a, b, dtype, bias)
+    assert found.dtype == dtype
+    assert (found - exact).norm() <= tolerance * exact.norm()
+
+
+def test_weights_in_8_bits_follow_the_weights() -> None:
+    check_weights("cpu")
+
+
+def check_weights(device: str) -> None:
+    blocks = block_on(device, torch.bfloat16, width=48)
+    weights = Float8Weights(blocks, training=True)
+    linears = [blocks[0].attention.qkv, blocks[0].attention.out, blocks[0].mlp.up, blocks[0].mlp.down]
+    for times in (1, 3):
+        with torch.no_grad():
+            for linear in linears:
+                linear.weight.mul_(times)
+        weights.refresh()
+        for linear in linears:
+            rows, columns = weights[linear]
+            assert_rounded_weight(rows, linear.weight)
+            assert torch.equal(columns.exact(), rows.exact().t())
+
+
+def assert_rounded_weight(rows: Rows, weight: Tensor) -> None:
+    """A weight has one scale."""
+    assert_rounded(Rows(rows.values.view(1, -1), rows.scales[:1]), weight.detach().reshape(1, -1))
+    assert (rows.scales == rows.scales[0]).all()
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("width", [16, 48, 300])
+def test_gelu(width: int) -> None:
+    check_gelu(width, "cpu", torch.float32, 1e-6)
+
+
+def check_gelu(width: int, device: str, dtype: torch.dtype, tolerance: float) -> None:
+    u, d_out = (3 * torch.randn(37, width, device=device).to(dtype) for _ in range(2))
+    bias = torch.randn(width, device=device).to(dtype)
+    exact = u.double().requires_grad_(), bias.double().requires_grad_()
+    out = F.gelu(exact[0] + exact[1], approximate="tanh")
+    out.backward(d_out.double())
+    rows = Rows.empty(37, width, u.device)
+    found = float8.gelu_forward(u, bias, rows)
+    d_u, d_rows, d_bias = float8.gelu_backward(d_out, u, bias)
+    for one, other in ((found, out), (d_u, exact[0].grad), (d_bias, exact[1].grad)):
+        assert (one - other).norm() <= tolerance * other.norm()
+    assert_rounded(rows, out.detach())
+    assert_rounded(d_rows, exact[0].grad)
+    alone = Rows.empty(37, width, u.device)
+    assert float8.gelu_forward(u, bias, alone, keep=False) is None
+    assert torch.equal(alone.exact(), rows.exact())
+
+
+def test_norms_write_what_they_give_in_8_bits() -> None:
+    check_norms("cpu", torch.float32)
+
+
+def check_norms(device: str, dtype: torch.dtype) -> None:
+    layout = layout_on(device)
+    tokens, images, width = layout.shape.tokens, layout.shape.images, 48
+    x, f, d_out, d_h = (torch.randn(tokens, width, device=device).to(dtype) for _ in range(4))
+    vectors = torch.randn(images, 3, width, device=device).to(dtype)
+    gate, shift, scale = vectors.unbind(1)
+    addend = norms.Addend(f, torch.randn(width, device=device).to(dtype), gate)
+    affine, pieces = norms.Affine(shift, scale), cut(layout.cu_seqlens, tokens)
+    rows, d_rows = Rows.empty(tokens, width, x.device), Rows.empty(tokens, width, x.device)
+    out, h = norms.forward(x, addend, affine, pieces, NORM_EPS, rows)
+    assert_rounded(rows, h)
+    alone = Rows.empty(tokens, width, x.device)
+    again, nothing = norms.forward(x, addend, affine, pieces, NORM_EPS, alone, keep=False)
+    assert nothing is None
+    assert torch.equal(again, out)
+    assert torch.equal(alone.exact(), rows.exact())
+    grads = norms.backward(d_out, d_h, out, addend, affine, pieces, NORM_EPS, d_rows)
+    assert_rounded(d_rows, grads.f)
+
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+
+def compare(
+    function: Function, inputs: Sequence[Tensor], block: nn.Module, device: str, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Outputs and all gradients of `function(ops, block, *inputs)`, in 8 bits against plain in float64."""
+    layout, results = layout_on(device), []
+    upstream: list[Tensor] = []
+    for exact in (torch.float64, dtype):
+        made = copy.deepcopy(block).to(device, exact)
+        parts = [tensor.to(device, exact, copy=True).requires_grad_() for tensor in inputs]
+        if exact == torch.float64:
+            ops = Elementwise(layout.image_index)
+        else:
+            ops = elementwise_for(layout, "auto", Float8Weights(nn.ModuleList([made]), training=True))
+        outputs = function(ops, made, *parts)
+        upstream = upstream or [torch.randn_like(output) for output in outputs]
+        torch.autograd.backward(outputs, [grad.to(exact) for grad in upstream])
+        grads = [weight.grad for weight in made.parameters() if weight.grad is not None]
+        results.append([*outputs, *[part.grad for part in parts], *grads])
+    assert len(results[0]) == len(results[1])
+    for number, (plain, eight) in enumerate(zip(*results, strict=True)):
+        error = (eight.double() - plain).norm() / plain.norm()
+        assert error <= tolerance, f"result {number}: {error:.1e}"
+
+
+@pytest.mark.float64
+@pytest.mark.parametrize("name", ["norm", "last_norm", "add", "linear_gelu", "heads"])
+def test_each_function_is_the_plain_one_up_to_the_rounding(name: str) -> None:
+    check_function(name, "cpu", torch.float32, 0.06)
+
+
+def check_function(name: str, device: str, dtype: torch.dtype, tolerance: float, width: int = 32) -> None:
+    block, layout = block_on("cpu", width=width)[0], layout_on(device)
+    x, inner = torch.randn(layout.shape.tokens, width), torch.randn(layout.shape.tokens, 4 * width)
+    gate, shift, scale = torch.randn(layout.shape.images, 3, width).unbind(1)
+    rotary = rotary_tables(layout, width // 2, "row_major")
+
+    def heads(ops: Elementwise, block: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+        attention = block.attention
+        return ops.heads(x, attention.qkv, attention.q_norm, attention.k_norm, rotary)
+
+    functions: dict[str, tuple[Function, list[Tensor]]] = {
+        "norm": (lambda ops, b, x, i, g, *m: ops.norm(x, Branch(i, b.mlp.down, g), *m), [x, inner, gate, shift, scale]),
+        "last_norm": (
+            lambda ops, b, x, i, g, *m: (ops.last_norm(x, Branch(i, b.mlp.down, g), *m),),
+            [x, inner, gate, shift, scale],
+        ),
+        "add": (lambda ops, b, x, i, g: (ops.add(x, Branch(i, b.mlp.down, g)),), [x, inner, gate]),
+        "linear_gelu": (lambda ops, b, x: (ops.linear_gelu(x, b.mlp.up),), [x]),
+        "heads": (heads, [x]),
+    }
+    compare(*functions[name], block, device, dtype, tolerance)
+
+
+@pytest.mark.slow
+def test_without_gradients_a_network_computes_the_same() -> None:
+    check_without_gradients("cpu", torch.float32)
+
+
+def check_without_gradients(device: str, dtype: torch.dtype) -> None:
+    model = NiT(NiTConfig(channels=4, hidden_size=32, depth=2, num_heads=2, num_classes=3))
+    for weight in model.parameters():
         nn.init.normal_(weight, std=0.2)
-    fused = copy.deepcopy(plain)
-    fused.use_float8(training=True)
-    layout = PackLayout.from_grids(GRIDS, PADDED)
-    tokens, t = torch.randn(layout.shape.tokens, 4), torch.rand(layout.shape.images)
-    labels = torch.randint(4, (layout.shape.images,))
-    upstream = torch.randn_like(tokens) * layout.is_real()[:, None]
-    outs=[]
-    for network in (plain, fused):
-        outs.append(network(tokens, t, labels, layout))
-        (outs[-1] * upstream).sum().backward()
-    print((outs[0]-outs[1]).norm()/outs[0].norm())
-    for (name, one), other in zip(plain.named_parameters(), fused.parameters(), strict=True):
-        print(name, (one.grad - other.grad).norm() / one.grad.norm())
+    model.to(device, dtype)
+    layout = layout_on(device)
+    tokens = torch.randn(layout.shape.tokens, 4).to(device, dtype)
+    inputs = tokens, torch.rand(layout.shape.images).to(device), torch.zeros_like(layout.cu_seqlens[1:]).long(), layout
+    plain = model(*inputs)
+    assert model.precision == str(dtype).removeprefix("torch.")
+    model.use_float8(training=True)
+    assert model.precision == "float8"
+    trained = model(*inputs)
     with torch.no_grad():
-        o=fused(tokens, t, labels, layout)
-        print((outs[1]-o).norm()/outs[0].norm())
-    assert 0
+        model.use_float8(training=False)
+        assert torch.equal(model(*inputs), trained)
+    assert 0 < (trained - plain).norm() < 0.3 * plain.norm()
+
+
+def test_a_device_without_such_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an Ampere")
+    with pytest.raises(BackendError, match=r"float8 on an Ampere"):
+        check_device(torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    check_device(torch.device("cuda"))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(BackendError, match="a CUDA device, and this is cpu"):
+        check_device(torch.device("cpu"))
+
+
+def test_a_width_that_is_no_multiple_of_16_is_refused() -> None:
+    model = NiT(NiTConfig(channels=4, hidden_size=24, depth=1, num_heads=2, num_classes=3))
+    with pytest.raises(ConfigError, match="24 → 72"):
+        model.use_float8(training=False)

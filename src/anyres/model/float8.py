@@ -85,7 +85,8 @@ class Float8Weights:
             for block in blocks
             for name in ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
         ]
-        _check(linears)
+        check_device(linears[0].weight.device)
+        _check_widths(linears)
         self._maps: Mapping[nn.Linear, Map] = {linear: _empty(linear, training=training) for linear in linears}
         self.refresh()
 
@@ -111,8 +112,12 @@ def _empty(linear: nn.Linear, *, training: bool) -> Map:
     return Map(Rows.empty(wide, narrow, device), Rows.empty(narrow, wide, device) if training else None)
 
 
-def _check(linears: list[nn.Linear]) -> None:
-    device = linears[0].weight.device
+def check_device(device: torch.device) -> None:
+    """Refuse a device without products of 8-bit numbers.
+
+    Raises:
+        BackendError: it is one, or Triton is not there.
+    """
     pick_kernels("triton", device)
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
         raise BackendError(
@@ -120,6 +125,9 @@ def _check(linears: list[nn.Linear]) -> None:
             wanted="compute capability 8.9 or more, as Ada, Hopper and later ones have",
             fix="use bfloat16",
         )
+
+
+def _check_widths(linears: list[nn.Linear]) -> None:
     for linear in linears:
         if any(width % MULTIPLE for width in linear.weight.shape):
             raise ConfigError(

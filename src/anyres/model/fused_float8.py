@@ -100,9 +100,7 @@ class Float8Elementwise(FusedElementwise):
     ) -> tuple[Tensor, Tensor]:
         inner, linear = branch.inner, branch.linear
         products = self._rows(inner), self._weights[linear], made
-        return _AddNorm.apply(
-            x, inner, linear.weight, linear.bias, branch.gate, shift, scale, *products, self._pieces
-        )
+        return _AddNorm.apply(x, inner, linear.weight, linear.bias, branch.gate, shift, scale, *products, self._pieces)
 
 
 def _dtype(x: Tensor, linear: nn.Linear) -> torch.dtype:
@@ -111,7 +109,7 @@ def _dtype(x: Tensor, linear: nn.Linear) -> torch.dtype:
 
 
 def _gradients(d: Tensor, rows: Rows, inner: Tensor, weight: Tensor, of_map: Map) -> tuple[Tensor, Tensor]:
-    """Of a product's input, in 8 bits, and of its weight, a sum over tokens, in 16; `d` and `rows` are the product's."""
+    """Of a product's input and of its weight, the one in 8 bits, the other in 16; `d` and `rows` are the product's."""
     assert of_map.columns is not None, "weights for training"  # noqa: S101
     return product(rows, of_map.columns, inner.dtype), (d.t() @ inner).to(weight.dtype)
 

@@ -148,6 +148,11 @@ class NiT(nn.Module):
         kind = self.device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.patch_embedding.weight.dtype
 
+    @property
+    def precision(self) -> str:
+        """What products are in, in a word: "float8", or the name of a dtype."""
+        return "float8" if self.float8 is not None else str(self.compute_dtype).removeprefix("torch.")
+
     def reset_parameters(self) -> None:
         """Initialise as published: Xavier-uniform linears, zero modulation and output (docs/method.md)."""
         for module in self.modules():

@@ -175,12 +175,13 @@ def update_for(model: NiT, average: NiT, optimizer: torch.optim.Optimizer, confi
         BackendError: the configuration asks for float8, which this device or several processes do not have.
         ConfigError: likewise, of an architecture whose widths do not fit.
     """
+    eight = config.precision == "float8"
+    if eight and team.size > 1:
+        raise BackendError(
+            f"precision = 'float8' in {team.size} processes", wanted="one process", fix="use --precision bfloat16"
+        )
     update = _update_for(model, average, optimizer, config, team)
-    if config.precision == "float8":
-        if team.size > 1:
-            raise BackendError(
-                f"precision = 'float8' in {team.size} processes", wanted="one process", fix="use --precision bfloat16"
-            )
+    if eight:
         cast(NiT, update.network).use_float8(training=True)
     return update
 

@@ -75,6 +75,7 @@ def scale_of(greatest):
 
 @triton.jit
 def greatest_of(value):
+    """Of the absolute values of each row."""
     return tl.max(tl.abs(value), axis=1)
 
 
