@@ -9,6 +9,7 @@ NAMES = (
     "training",
     "training_plot",
     "float8_loss",
+    "float8_samples",
     "sampling",
     "floors",
     "attention",

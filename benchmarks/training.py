@@ -78,7 +78,8 @@ def main() -> None:
     parameters = results["ours"]["parameters"]
     results["floor"] = training_floor(config.model, lengths, parameters, device)
     report(results, 3 * config.model.forward_flops(lengths))
-    record_of_device(options.out, "training", device, results)
+    name = "training_float8" if options.precision == "float8" else "training"
+    record_of_device(options.out, name, device, results)
 
 
 def train_config(preset: str, tokens: int) -> TrainConfig:

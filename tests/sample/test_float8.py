@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from anyres.errors import BackendError, ConfigError
 from anyres.sample.pipeline import Pipeline

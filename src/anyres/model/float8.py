@@ -7,7 +7,7 @@ The blocks' linear maps are computed this way, forward and for the gradient of t
 weights, a sum over tokens that each have another scale, is not, and neither is anything outside the blocks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -34,10 +34,10 @@ class Rows(NamedTuple):
     scales: Float[Tensor, "rows 1"]
 
     @classmethod
-    def empty(cls, rows: int, width: int, device: torch.device) -> "Rows":
+    def empty(cls, shape: Sequence[int], device: torch.device) -> "Rows":
         """Memory for a kernel to write."""
-        values = torch.empty(rows, width, device=device, dtype=torch.float8_e4m3fn)
-        return cls(values, torch.empty(rows, 1, device=device))
+        values = torch.empty(shape, device=device, dtype=torch.float8_e4m3fn)
+        return cls(values, torch.empty(shape[0], 1, device=device))
 
     def exact(self) -> Float[Tensor, "rows width"]:
         """What it stands for, in float32."""
@@ -87,7 +87,7 @@ class Float8Weights:
         ]
         check_device(linears[0].weight.device)
         _check_widths(linears)
-        self._maps: Mapping[nn.Linear, Map] = {linear: _empty(linear, training=training) for linear in linears}
+        self._maps: Mapping[nn.Linear, Map] = {each: _empty(each.weight, training=training) for each in linears}
         self.refresh()
 
     def __getitem__(self, linear: nn.Linear) -> Map:
@@ -106,10 +106,9 @@ class Float8Weights:
             float8.write_weight(weight, peak, rows, columns)
 
 
-def _empty(linear: nn.Linear, *, training: bool) -> Map:
-    wide, narrow = linear.weight.shape
-    device = linear.weight.device
-    return Map(Rows.empty(wide, narrow, device), Rows.empty(narrow, wide, device) if training else None)
+def _empty(weight: Tensor, *, training: bool) -> Map:
+    rows = Rows.empty(weight.shape, weight.device)
+    return Map(rows, Rows.empty(weight.shape[::-1], weight.device) if training else None)
 
 
 def check_device(device: torch.device) -> None:

@@ -34,34 +34,35 @@ class FusedElementwise(Elementwise):
 
     def add(self, x: Tokens, branch: Branch) -> Tokens:
         """See `Elementwise.add`."""
-        return _Add.apply(x, _product(branch), branch.linear.bias, branch.gate, self._pieces)
+        return _Add.apply(x, self._product(branch.inner, branch.linear), branch.linear.bias, branch.gate, self._pieces)
 
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """See `Elementwise.norm`."""
         if branch is None:
             return _Norm.apply(x, shift, scale, self._pieces)
-        return _AddNorm.apply(x, _product(branch), branch.linear.bias, branch.gate, shift, scale, self._pieces)
+        f = self._product(branch.inner, branch.linear)
+        return _AddNorm.apply(x, f, branch.linear.bias, branch.gate, shift, scale, self._pieces)
 
     def linear_gelu(self, x: Tokens, linear: nn.Linear) -> Float[Tensor, "tokens inner"]:
         """See `Elementwise.linear_gelu`."""
         if not torch.is_grad_enabled() and x.dtype == linear.weight.dtype and x.is_cuda:
             # cuBLAS adds the bias and applies the GELU while the product is still in registers
             return torch.ops.aten._addmm_activation.default(linear.bias, x, linear.weight.t(), use_gelu=True)
-        return _BiasGelu.apply(F.linear(x, linear.weight), linear.bias)
+        return _BiasGelu.apply(self._product(x, linear), linear.bias)
 
     def heads(
         self, x: Tokens, linear: nn.Linear, q_norm: nn.Module, k_norm: nn.Module, rotary: RotaryTables
     ) -> tuple[Heads, Heads, Heads]:
         """See `Elementwise.heads`."""
         # cuBLAS adds the bias while the product is in registers; its gradient is made where the product's is
-        product = F.linear(x, linear.weight, linear.bias.detach())
+        product = self._product(x, linear, linear.bias.detach())
         affine = [] if isinstance(q_norm, nn.Identity) else [q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias]
         eps = getattr(q_norm, "eps", 0.0)
         return _Heads.apply(product, linear.bias, rotary.cos, rotary.sin, eps, *affine)
 
-
-def _product(branch: Branch) -> Tokens:
-    return F.linear(branch.inner, branch.linear.weight)
+    def _product(self, x: Tensor, linear: nn.Linear, bias: Tensor | None = None) -> Tensor:
+        """X·weightᵀ (+ bias)."""
+        return F.linear(x, linear.weight, bias)
 
 
 class _Norm(torch.autograd.Function):

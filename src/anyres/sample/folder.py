@@ -111,7 +111,7 @@ def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: 
     network_dtype = _dtype("bfloat16" if dtype == FLOAT8 else dtype, place)
     folder = hub.resolve(name, revision=revision)
     with hub.mended_by_installing(folder):
-        pipe = _load(kind, _model_folder(folder), place, network_dtype, attention)
+        pipe: Any = _load(kind, _model_folder(folder), place, network_dtype, attention)
     if dtype == FLOAT8:
         pipe.model.use_float8(training=False)
     return pipe

@@ -23,7 +23,7 @@ FORWARD_ROWS, BACKWARD_ROWS, TILE = 8, 32, 64  # of a program
 def rows_of(x: Tensor) -> Rows:
     """A (rows, width) tensor in 8 bits."""
     x = x.contiguous()
-    rows = Rows.empty(*x.shape, x.device)
+    rows = Rows.empty(x.shape, x.device)
     tile = _tile(x.shape[1])
     _write_rows[(triton.cdiv(len(x), FORWARD_ROWS),)](x, *rows, *x.shape, ROWS=FORWARD_ROWS, **tile, num_warps=WARPS)
     return rows
@@ -52,7 +52,7 @@ def gelu_backward(d_out: Tensor, product: Tensor, bias: Tensor) -> tuple[Tensor,
     """The product's gradient, the same in 8 bits, and in float32 the bias's."""
     d_out = d_out.contiguous()
     tokens, width = product.shape
-    d_product, rows = torch.empty_like(d_out), Rows.empty(tokens, width, product.device)
+    d_product, rows = torch.empty_like(d_out), Rows.empty(product.shape, product.device)
     programs = triton.cdiv(tokens, BACKWARD_ROWS)
     partial = torch.empty(programs, width, device=d_out.device, dtype=torch.float32)
     _gelu_backward[(programs,)](
