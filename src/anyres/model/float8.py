@@ -44,6 +44,24 @@ class Rows(NamedTuple):
         return self.values.float() * self.scales
 
 
+class Columns(NamedTuple):
+    """A matrix in 8 bits, transposed, with one scale.
+
+    Attributes:
+        values: torch.float8_e4m3fn; rows are padded with zeros to a multiple of 16.
+        scale: float32.
+    """
+
+    values: Float[Tensor, "width rows"]
+    scale: Float[Tensor, ""]
+
+
+def product_over_rows(a: Columns, b: Columns, dtype: torch.dtype) -> Float[Tensor, "a b"]:
+    """AᵀB of the matrices that `a` and `b` are of: a sum over their rows."""
+    whole = F.ScalingType.TensorWise
+    return F.scaled_mm(a.values, b.values.t(), a.scale, whole, b.scale, whole, output_dtype=dtype)
+
+
 def product(
     a: Rows, b: Rows, dtype: torch.dtype, bias: Float[Tensor, "columns"] | None = None
 ) -> Float[Tensor, "rows columns"]:

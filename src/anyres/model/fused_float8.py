@@ -7,6 +7,7 @@ the GELU, forward and backward. Only what attention gives and the gradient of wh
 # autograd.Function declares its methods as (*args) -> Any
 # pyright: reportIncompatibleMethodOverride=false, reportReturnType=false
 
+import os
 from typing import Any
 
 import torch
@@ -16,10 +17,13 @@ from torch.autograd.function import once_differentiable
 from ..packing.pack import PackLayout
 from ..shapes import Float, Tensor
 from .elementwise import NORM_EPS, Branch, Tokens, Vectors
-from .float8 import Float8Weights, Map, Rows, product
+from .float8 import Float8Weights, Map, Rows, product, product_over_rows
 from .fused import FusedElementwise
 from .kernels import float8, norms
 from .kernels.pieces import Pieces
+
+
+EIGHT_BIT_GRADIENTS = bool(os.environ.get("EIGHT"))
 
 
 class Float8Elementwise(FusedElementwise):
@@ -82,18 +86,23 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, of_map: Map, made: _Made) -> Tensor:
-        ctx.save_for_backward(x, weight)
         ctx.of_map, ctx.made = of_map, made
+        rows = made.rows_of(x)
+        ctx.save_for_backward(x, weight, *rows)
         # without gradients there may be no x but in 8 bits
         dtype = weight.dtype if x.dtype == torch.float8_e4m3fn else x.dtype
-        return product(made.rows_of(x), of_map.rows, dtype, bias)
+        return product(rows, of_map.rows, dtype, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, *rows = ctx.saved_tensors
         assert ctx.of_map.columns is not None, "weights for training"  # noqa: S101
-        d_x = product(ctx.made.rows_of(d_out), ctx.of_map.columns, x.dtype)
+        d_rows = ctx.made.rows_of(d_out)
+        d_x = product(d_rows, ctx.of_map.columns, x.dtype)
+        if EIGHT_BIT_GRADIENTS:
+            d_weight = product_over_rows(float8.columns_of(d_rows), float8.columns_of(Rows(*rows)), x.dtype)
+            return d_x, d_weight.to(weight.dtype), None, None, None
         # a sum over tokens, each of which has another scale
         return d_x, (d_out.t() @ x).to(weight.dtype), None, None, None
 

@@ -11,13 +11,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..float8 import Rows
+from ..float8 import Columns, Rows
 from .gelu import _gate
 
 GREATEST = tl.constexpr(448.0)  # that e4m3 can hold
 LEAST = tl.constexpr(1e-30)  # greatest value of a row that has a scale of its own: a row of zeros has none
 WARPS, GELU_WARPS = 8, 16
-FORWARD_ROWS, BACKWARD_ROWS, TILE = 8, 32, 64  # of a program
+FORWARD_ROWS, BACKWARD_ROWS, TILE, COLUMNS_TILE = 8, 32, 64, 128  # of a program
 
 
 def rows_of(x: Tensor) -> Rows:
@@ -35,6 +35,18 @@ def write_weight(weight: Tensor, greatest: Tensor, rows: Rows, columns: Rows | N
     _write_weight[(triton.cdiv(out, TILE), triton.cdiv(width, TILE))](
         weight, greatest, *rows, *(columns or rows), out, width, COLUMNS=columns is not None, TILE=TILE
     )
+
+
+def columns_of(rows: Rows) -> Columns:
+    """A matrix transposed, as a sum over its rows reads it: all at the greatest of the rows' scales."""
+    height, width = rows.values.shape
+    padded = -(-height // 16) * 16
+    values = torch.empty(width, padded, device=rows.values.device, dtype=rows.values.dtype)
+    scale = rows.scales.amax()
+    _transpose[(triton.cdiv(padded, COLUMNS_TILE), triton.cdiv(width, COLUMNS_TILE))](
+        *rows, scale, values, height, width, padded, TILE=COLUMNS_TILE, num_warps=WARPS
+    )
+    return Columns(values, scale)
 
 
 def gelu_forward(product: Tensor, bias: Tensor, rows: Rows, *, keep: bool = True) -> Tensor | None:
@@ -69,8 +81,9 @@ def _tile(width: int) -> dict[str, Any]:
 
 @triton.jit
 def scale_of(greatest):
-    """What a row's values are divided by."""
-    return tl.maximum(greatest, LEAST) / GREATEST
+    """What a row's values are divided by: the least power of two with which they fit; infinite where they are."""
+    bits = (tl.maximum(greatest, LEAST) / GREATEST).to(tl.int32, bitcast=True)
+    return ((bits + 0x7FFFFF) & 0x7F800000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -123,6 +136,19 @@ def _write_weight(
         tl.store(column_values + row[:, None] + col[None, :] * rows, value, mask=here)
         if tl.program_id(0) == 0:
             tl.store(column_scales + col, tl.zeros((TILE,), tl.float32) + scale, mask=col < width)
+
+
+@triton.jit
+def _transpose(values, scales, scale, out, height, width, padded, TILE: tl.constexpr):
+    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    col = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    real, inside = row < height, col < width
+    # powers of two: only what becomes too small for the format loses bits
+    times = tl.load(scales + row, mask=real, other=0.0) / tl.load(scale)
+    at = row[:, None].to(tl.int64) * width + col[None, :]
+    value = tl.load(values + at, mask=real[:, None] & inside[None, :], other=0.0).to(tl.float32) * times[:, None]
+    to = col[None, :].to(tl.int64) * padded + row[:, None]
+    tl.store(out + to, value.to(out.dtype.element_ty), mask=(row < padded)[:, None] & inside[None, :])
 
 
 @triton.jit
