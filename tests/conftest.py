@@ -22,6 +22,7 @@ if not torch.cuda.is_available():
 if importlib.util.find_spec("triton"):
     # before the hook below: Triton reads its functions' source, and their arguments are no tensors
     import anyres.model.kernels.attention
+    import anyres.model.kernels.float8
     import anyres.model.kernels.gelu
     import anyres.model.kernels.norms
     import anyres.model.kernels.rotation

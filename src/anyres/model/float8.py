@@ -1,76 +1,21 @@
-"""Matrix products of 8-bit numbers (e4m3), of which every row has a scale of its own.
+"""The weights of a network's blocks in 8 bits (`rows.py`), and which devices multiply such numbers.
 
-A row times its scale is what it stands for; its greatest value is 448, the format's. Scales are of the values at hand,
-so there is nothing to remember from step to step, and a row that is not finite stays so: its scale is not.
-
-The blocks' linear maps are computed this way, forward and for the gradient of their inputs; the gradient of their
-weights, a sum over tokens that each have another scale, is not, and neither is anything outside the blocks.
+The blocks' linear maps are computed in 8 bits, forward and backward; what is outside the blocks, and the maps of the
+modulation, are not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..errors import BackendError, ConfigError
-from ..shapes import Float, Tensor
+from ..shapes import Tensor
 from .elementwise import pick_kernels
+from .rows import MULTIPLE, Rows
 
-MULTIPLE = 16  # of the widths of products in 8 bits
 CAPABILITY = (8, 9)  # of CUDA devices that have such products
-
-
-class Rows(NamedTuple):
-    """A matrix in 8 bits.
-
-    Attributes:
-        values: torch.float8_e4m3fn.
-        scales: float32.
-    """
-
-    values: Float[Tensor, "rows width"]
-    scales: Float[Tensor, "rows 1"]
-
-    @classmethod
-    def empty(cls, shape: Sequence[int], device: torch.device) -> "Rows":
-        """Memory for a kernel to write."""
-        values = torch.empty(shape, device=device, dtype=torch.float8_e4m3fn)
-        return cls(values, torch.empty(shape[0], 1, device=device))
-
-    def exact(self) -> Float[Tensor, "rows width"]:
-        """What it stands for, in float32."""
-        return self.values.float() * self.scales
-
-
-class Columns(NamedTuple):
-    """A matrix in 8 bits, transposed, with one scale.
-
-    Attributes:
-        values: torch.float8_e4m3fn; rows are padded with zeros to a multiple of 16.
-        scale: float32.
-    """
-
-    values: Float[Tensor, "width rows"]
-    scale: Float[Tensor, ""]
-
-
-def product_over_rows(a: Columns, b: Columns, dtype: torch.dtype) -> Float[Tensor, "a b"]:
-    """AᵀB of the matrices that `a` and `b` are of: a sum over their rows."""
-    whole = F.ScalingType.TensorWise
-    return F.scaled_mm(a.values, b.values.t(), a.scale, whole, b.scale, whole, output_dtype=dtype)
-
-
-def product(
-    a: Rows, b: Rows, dtype: torch.dtype, bias: Float[Tensor, "columns"] | None = None
-) -> Float[Tensor, "rows columns"]:
-    """A·bᵀ (+ bias)."""
-    by_row = F.ScalingType.RowWise
-    return F.scaled_mm(
-        a.values, b.values.t(), a.scales, by_row, b.scales.t(), by_row,
-        bias=None if bias is None else bias.to(dtype), output_dtype=dtype,
-    )  # fmt: skip
 
 
 class Map(NamedTuple):

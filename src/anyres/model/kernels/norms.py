@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..float8 import Rows
-from .float8 import greatest_of, scale_of, store
+from ..rows import Rows
+from .float8 import scale_of
 from .pieces import Pieces, sums_by_image
 
 ROWS_FORWARD, ROWS_BACKWARD, WARPS = 1, 2, 8  # tokens at once
@@ -40,28 +40,21 @@ class Affine(NamedTuple):
 
 
 def forward(
-    x: Tensor,
-    addend: Addend | None,
-    affine: Affine | None,
-    pieces: Pieces,
-    eps: float,
-    rows: Rows | None = None,
-    *,
-    keep: bool = True,
+    x: Tensor, addend: Addend | None, affine: Affine | None, pieces: Pieces, eps: float, rows: Rows | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without an addend.
 
-    h is also written into `rows`, in 8 bits; or only there, unless it is to be kept.
+    Where `rows` are given, h is written into them, in 8 bits, and not returned.
     """
     x = x.contiguous()
     out = torch.empty_like(x) if addend else x
-    h = torch.empty_like(x) if affine and keep else None
+    h = torch.empty_like(x) if affine and rows is None else None
     f, bias, gate = _contiguous(addend) if addend else (x, x, x)
     shift, scale = affine or (x, x)
     _norm_forward[(len(pieces.bounds),)](
         x, f, bias, gate, shift, scale, out, x if h is None else h, *(rows or (x, x)), pieces.bounds,
         x.shape[1], gate.stride(0), shift.stride(0), scale.stride(0), eps,
-        ADDEND=addend is not None, NORM=affine is not None, KEEP=keep, EIGHT=rows is not None,
+        ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None,
         ROWS=ROWS_FORWARD, BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=WARPS,
     )  # fmt: skip
     return out, h
@@ -130,8 +123,7 @@ def _contiguous(addend: Addend) -> Addend:
 def _norm_forward(
     x, f, bias, gate, shift, scale, out, h, row_values, row_scales, bounds,
     width, gate_stride, shift_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, KEEP: tl.constexpr, EIGHT: tl.constexpr,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
     start, end = tl.load(bounds + 3 * piece), tl.load(bounds + 3 * piece + 1)
@@ -158,12 +150,12 @@ def _norm_forward(
             centred = tl.where(here, value - (tl.sum(value, axis=1) / width)[:, None], 0.0)
             inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + eps)
             normed = centred * inverse[:, None] * times[None, :] + add[None, :]
-            if KEEP:
-                tl.store(h + at, normed.to(h.dtype.element_ty), mask=here)
             if EIGHT:
-                of_row = scale_of(greatest_of(normed))
-                store(row_values, at, normed, of_row, here)
+                of_row = scale_of(tl.max(tl.abs(normed), axis=1))
+                tl.store(row_values + at, (normed / of_row[:, None]).to(row_values.dtype.element_ty), mask=here)
                 tl.store(row_scales + rows, of_row, mask=rows < end)
+            else:
+                tl.store(h + at, normed.to(h.dtype.element_ty), mask=here)
 
 
 @triton.jit
@@ -212,8 +204,8 @@ def _norm_backward(
             d_value *= g[None, :]
             tl.store(d_f + at, d_value.to(d_f.dtype.element_ty), mask=here)
             if EIGHT:
-                of_row = scale_of(greatest_of(d_value))
-                store(row_values, at, d_value, of_row, here)
+                of_row = scale_of(tl.max(tl.abs(d_value), axis=1))
+                tl.store(row_values + at, (d_value / of_row[:, None]).to(row_values.dtype.element_ty), mask=here)
                 tl.store(row_scales + rows, of_row, mask=rows < end)
     values: tl.constexpr = 2 * NORM + 2 * ADDEND
     to = partial + piece.to(tl.int64) * values * width + cols
