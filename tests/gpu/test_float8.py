@@ -65,6 +65,10 @@ def test_a_network_with_and_without_gradients(monkeypatch: pytest.MonkeyPatch) -
     checks.check_network("cuda", BFLOAT16, monkeypatch)
 
 
+def test_a_projection_sees_what_is_there_in_8_bits_alone() -> None:
+    checks.check_projection("cuda", BFLOAT16)
+
+
 @pytest.mark.parametrize("packs_per_step", [1, 2])
 def test_a_run_is_one_of_bfloat16_to_rounding_and_resumes(packs_per_step: int, tmp_path: Path) -> None:
     data = dataset(tmp_path, multiple_of_cells=2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from anyres.errors import BackendError, ConfigError
 from anyres.grid import Grid
-from anyres.model.config import NiTConfig
+from anyres.model.config import NiTConfig, ProjectionConfig
 from anyres.model.elementwise import NORM_EPS, Branch, Elementwise, elementwise_for
 from anyres.model.float8 import Float8Weights, check_device
 from anyres.model.nit import NiT
@@ -295,6 +295,36 @@ def check_network(device: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPat
         model.use_float8(training=False)
         assert torch.equal(model(*inputs), trained)
     assert 0 < (trained - plain).norm() < 0.3 * plain.norm()
+
+
+def test_a_projection_sees_what_is_there_in_8_bits_alone() -> None:
+    check_projection("cpu", torch.float32)
+
+
+def check_projection(device: str, dtype: torch.dtype) -> None:
+    """Where a block is tapped, its branch is added twice: for the projector, and in the norm that follows."""
+    tap = ProjectionConfig(dim=8, hidden=16, after_block=1)
+    plain = NiT(NiTConfig(channels=4, hidden_size=32, depth=1, num_heads=2, num_classes=3, projection=tap))
+    for weight in plain.parameters():
+        nn.init.normal_(weight, std=0.1)
+    plain.to(device, dtype)
+    eight, layout = copy.deepcopy(plain), layout_on(device)
+    eight.use_float8(training=True)
+    inputs = (
+        torch.randn(layout.shape.tokens, 4).to(device, dtype),
+        torch.rand(layout.shape.images).to(device),
+        torch.zeros_like(layout.cu_seqlens[1:]).long(),
+        layout,
+    )
+    found = []
+    for model in (plain, eight):
+        predicted = model(*inputs, projection=True)
+        (predicted.velocity.sum() + predicted.projection.square().sum()).backward()
+        found.append(
+            (predicted.projection, model.blocks[0].mlp.up.weight.grad, model.blocks[0].attention.qkv.bias.grad)
+        )
+    for one, other in zip(*found, strict=True):
+        assert 0 < (one - other).norm() < 0.15 * one.norm()
 
 
 def test_a_device_without_such_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
