@@ -56,7 +56,7 @@ def test_a_product_over_rows() -> None:
 
 
 @pytest.mark.parametrize("width", [32, 1152])
-@pytest.mark.parametrize("name", ["add", "mlp", "heads", "norm"])
+@pytest.mark.parametrize("name", ["branch", "mlp", "heads", "norm"])
 def test_each_function_is_the_plain_one_up_to_the_rounding(name: str, width: int) -> None:
     checks.check_function(name, "cuda", BFLOAT16, 0.08, width)
 

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from anyres.grid import Grid
+from anyres.model.attention import Tiled, plan_attention
 from anyres.model.config import NiTConfig
-from anyres.model.elementwise import Branch, Elementwise, elementwise_for
+from anyres.model.elementwise import Elementwise, QkvProjection, elementwise_for
 from anyres.model.nit import NiT
 from anyres.model.rope import rotary_tables
 from anyres.packing.pack import PackLayout, PackShape
 
 pytest.importorskip("triton")
+
+from anyres.model.kernels.attention import tiles
 
 GRIDS = [Grid(1, 1), Grid(5, 7), Grid(1, 32), Grid(8, 8), Grid(3, 11)]
 PADDED = PackShape(tokens=183, images=9, max_seqlen=80)
@@ -74,22 +77,32 @@ def check_norms(width: int, layout: PackLayout, device: str, **how) -> None:
     gate, shift, scale = vectors(layout, width, 3)
     how |= {"device": device, "layout": layout}
     compare(lambda ops, x, a, b: ops.norm(x, None, a, b), [x, shift, scale], [], **how)
-    compare(lambda ops, x, f, g, m: (ops.add(x, Branch(f, m, g)),), [x, f, gate], [linear], **how)
+    compare(lambda ops, x, f, g, m: (ops.add(x, ops.branch(f, m, g)),), [x, f, gate], [linear], **how)
     compare(
-        lambda ops, x, f, g, a, b, m: ops.norm(x, Branch(f, m, g), a, b), [x, f, gate, shift, scale], [linear], **how
+        lambda ops, x, f, g, a, b, m: ops.norm(x, ops.branch(f, m, g), a, b),
+        [x, f, gate, shift, scale],
+        [linear],
+        **how,
     )
 
 
 @pytest.mark.float64
-@pytest.mark.parametrize("width", [8, 300])
-def test_linear_gelu(width: int) -> None:
-    check_gelu(width, layout_on("cpu"), "cpu")
+@pytest.mark.parametrize("inner", [8, 300])
+def test_mlp(inner: int) -> None:
+    check_mlp(inner, layout_on("cpu"), "cpu")
 
 
-def check_gelu(width: int, layout: PackLayout, device: str, **how) -> None:
-    x = 2 * torch.randn(layout.shape.tokens, 16)
-    linear = nn.Linear(16, width)
-    compare(lambda ops, x, m: (ops.linear_gelu(x, m),), [x], [linear], device=device, layout=layout, **how)
+def check_mlp(inner: int, layout: PackLayout, device: str, **how) -> None:
+    x, (gate,) = 2 * torch.randn(layout.shape.tokens, 16), vectors(layout, 16, 1)
+    maps = [nn.Linear(16, inner), nn.Linear(inner, 16)]
+    compare(
+        lambda ops, x, g, up, down: (ops.add(x, ops.mlp(x, up, down, g)),),
+        [x, gate],
+        maps,
+        device=device,
+        layout=layout,
+        **how,
+    )
 
 
 @pytest.mark.float64
@@ -106,14 +119,18 @@ def check_heads(heads: int, dim: int, normed: bool, layout: PackLayout, device: 
         for weight in norm.parameters():
             nn.init.normal_(weight)
     rotary = rotary_tables(layout, dim, "row_major")  # always float32
-    compare(
-        lambda ops, x, m, q, k: ops.heads(x, m, q, k, rotary),
-        [x],
-        [linear, *norms],
-        device=device,
-        layout=layout,
-        **how,
-    )
+    how |= {"device": device, "layout": layout}
+    compare(lambda ops, x, m, q, k: ops.heads(x, QkvProjection(m, q, k, rotary)), [x / 2], [linear, *norms], **how)
+
+    def attended(ops: Elementwise, x: Tensor, *modules: nn.Module) -> tuple[Tensor]:
+        # attention by tiles, which `plan_attention` picks on a GPU only, against the naive one
+        plan = plan_attention(layout, "reference", x.dtype)
+        if type(ops) is not Elementwise:
+            plan = Tiled(tiles(layout.cu_seqlens, layout.shape.tokens))
+        return (ops.attended(x, QkvProjection(*modules, rotary), plan),)
+
+    # more sums than the others', so a larger sum of roundings
+    compare(attended, [x / 2], [linear, *norms], **{"tolerance": 1e-5, **how})
 
 
 @pytest.mark.slow
@@ -143,6 +160,6 @@ def test_equal_inputs_give_equal_bits() -> None:
     found = []
     for _ in range(2):
         x.grad = gate.grad = shift.grad = linear.bias.grad = None
-        torch.autograd.backward(ops.norm(x, Branch(x, linear, gate), shift, scale), [x.detach(), x.detach() ** 2])
+        torch.autograd.backward(ops.norm(x, ops.branch(x, linear, gate), shift, scale), [x.detach(), x.detach() ** 2])
         found.append([x.grad, gate.grad, shift.grad, linear.bias.grad])
     assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))

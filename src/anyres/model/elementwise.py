@@ -1,4 +1,4 @@
-"""What lies between the large matrix products of a block, the small steps with the product that they follow.
+"""What a block does around its large matrix products, the small steps with the products that they belong to.
 
 `Elementwise` is the definition, and what runs on a CPU. `fused.FusedElementwise` does the same with one pass over the
 tokens for each of its functions; a network uses whichever `elementwise_for` picks.
@@ -10,8 +10,7 @@ import functools
 import importlib.util
 import logging
 import os
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from ..config import suggestion
 from ..errors import BackendError, ConfigError
 from ..packing.pack import PackLayout
 from ..shapes import Float, Int, Tensor
+from .attention import AttentionPlan, attend
 from .rope import RotaryTables, rotate
 
 NORM_EPS = 1e-6
@@ -34,19 +34,36 @@ Tokens = Float[Tensor, "tokens width"]
 Heads = Float[Tensor, "tokens heads dim"]
 
 
-@dataclass(frozen=True, eq=False)
-class Branch:
-    """What is still to be added to the residual stream, gate·linear(inner): the next norm does it in the same pass.
+class Branch(NamedTuple):
+    """What is still to be added to the residual stream, gate·(product + bias): the next norm does it in the same pass.
+
+    A tuple, since FSDP2 looks for tensors in those. It holds no weight of its block, which may be gone by then.
 
     Attributes:
-        inner: the linear map's input.
-        linear: the branch's last map.
+        product: of the branch's last linear map.
+        bias: of that map, where the product is without it.
         gate: of each image.
     """
 
-    inner: Float[Tensor, "tokens inner"]
-    linear: nn.Linear
+    product: Tokens
+    bias: Float[Tensor, "width"] | None
     gate: Vectors
+
+
+class QkvProjection(NamedTuple):
+    """What queries, keys and values are made with.
+
+    Attributes:
+        linear: D → 3·D, laid out (3, H, dim).
+        q_norm: LayerNorm of queries, or the identity.
+        k_norm: of keys.
+        rotary: the pack's tables; they give the number of pairs, and so of heads.
+    """
+
+    linear: nn.Linear
+    q_norm: nn.Module
+    k_norm: nn.Module
+    rotary: RotaryTables
 
 
 class Elementwise:
@@ -59,9 +76,29 @@ class Elementwise:
     def __init__(self, image_index: Int[Tensor, "tokens"]) -> None:
         self.image_index = image_index
 
+    def branch(self, inner: Float[Tensor, "tokens inner"], linear: nn.Linear, gate: Vectors) -> Branch:
+        """What `linear(inner)` and a gate will add."""
+        return Branch(linear(inner), None, gate)
+
+    def mlp(self, x: Tokens, up: nn.Linear, down: nn.Linear, gate: Vectors) -> Branch:
+        """What down(gelu(up(x))) and a gate will add; GELU by its tanh form."""
+        return self.branch(F.gelu(up(x), approximate="tanh"), down, gate)
+
+    def attended(self, x: Tokens, projection: QkvProjection, plan: AttentionPlan) -> Float[Tensor, "tokens inner"]:
+        """Attention within each image, heads side by side."""
+        return attend(*self.heads(x, projection), plan).flatten(1)
+
+    def heads(self, x: Tokens, projection: QkvProjection) -> tuple[Heads, Heads, Heads]:
+        """Queries and keys, normalised over a head's dimension and rotated, and values; of one dtype."""
+        linear, q_norm, k_norm, rotary = projection
+        q, k, v = linear(x).unflatten(1, (3, -1, 2 * rotary.cos.shape[1])).unbind(1)
+        # autocast computes the norms in float32; attention wants one dtype
+        return rotate(q_norm(q), rotary).to(v.dtype), rotate(k_norm(k), rotary).to(v.dtype), v
+
     def add(self, x: Tokens, branch: Branch) -> Tokens:
-        """X + gate·linear(inner)."""
-        return x + self._of_token(branch.gate) * branch.linear(branch.inner)
+        """X + gate·(product + bias)."""
+        product = branch.product if branch.bias is None else branch.product + branch.bias.to(branch.product.dtype)
+        return x + self._of_token(branch.gate) * product
 
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """X with its branch added, and LayerNorm(x)·(1 + scale) + shift of that, without a learned affine.
@@ -73,28 +110,8 @@ class Elementwise:
         return x, normed * (1 + self._of_token(scale)) + self._of_token(shift)
 
     def last_norm(self, x: Tokens, branch: Branch, shift: Vectors, scale: Vectors) -> Tokens:
-        """The same before the network's last map: the norm alone, never in 8 bits."""
+        """The same before the network's last map, which is never in 8 bits: the norm alone."""
         return self.norm(x, branch, shift, scale)[1]
-
-    def linear_gelu(self, x: Tokens, linear: nn.Linear) -> Float[Tensor, "tokens inner"]:
-        """GELU (tanh) of linear(x)."""
-        return F.gelu(linear(x), approximate="tanh")
-
-    def heads(
-        self, x: Tokens, linear: nn.Linear, q_norm: nn.Module, k_norm: nn.Module, rotary: RotaryTables
-    ) -> tuple[Heads, Heads, Heads]:
-        """Queries and keys, normalised over a head's dimension and rotated, and values; of one dtype.
-
-        Args:
-            x: the tokens.
-            linear: D → 3·D, laid out (3, H, dim).
-            q_norm: LayerNorm of queries, or the identity.
-            k_norm: of keys.
-            rotary: the pack's tables; they give the number of pairs, and so of heads.
-        """
-        q, k, v = linear(x).unflatten(1, (3, -1, 2 * rotary.cos.shape[1])).unbind(1)
-        # autocast computes the norms in float32; attention wants one dtype
-        return rotate(q_norm(q), rotary).to(v.dtype), rotate(k_norm(k), rotary).to(v.dtype), v
 
     def _of_token(self, vectors: Vectors) -> Tokens:
         """One vector an image → one a token."""

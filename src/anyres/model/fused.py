@@ -3,6 +3,7 @@
 # autograd.Function declares its methods as (*args) -> Any
 # pyright: reportIncompatibleMethodOverride=false, reportReturnType=false
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,10 +13,11 @@ from torch.autograd.function import once_differentiable
 
 from ..packing.pack import PackLayout
 from ..shapes import Float, Tensor
-from .elementwise import NORM_EPS, Branch, Elementwise, Heads, Tokens, Vectors
-from .kernels import gelu, norms, rotation
+from .attention import AttentionPlan, Tiled
+from .elementwise import NORM_EPS, Branch, Elementwise, Heads, QkvProjection, Tokens, Vectors
+from .kernels import attention, cublas, gelu, norms, rotation
+from .kernels.attention import Tiles
 from .kernels.pieces import Pieces, cut
-from .rope import RotaryTables
 
 
 class FusedElementwise(Elementwise):
@@ -32,36 +34,50 @@ class FusedElementwise(Elementwise):
         super().__init__(layout.image_index)
         self._pieces = cut(layout.cu_seqlens, layout.shape.tokens)
 
+    def branch(self, inner: Float[Tensor, "tokens inner"], linear: nn.Linear, gate: Vectors) -> Branch:
+        """See `Elementwise.branch`."""
+        # a copy, since a sharded weight is gone once its block is done
+        return Branch(self._product(inner, linear), linear.bias.clone(), gate)
+
+    def mlp(self, x: Tokens, up: nn.Linear, down: nn.Linear, gate: Vectors) -> Branch:
+        """See `Elementwise.mlp`."""
+        if x.dtype == up.weight.dtype and cublas.usable(x, len(up.weight)):
+            if torch.is_grad_enabled():
+                return Branch(_Mlp.apply(x, up.weight, up.bias, down.weight), down.bias.clone(), gate)
+            inner = torch.ops.aten._addmm_activation.default(up.bias, x, up.weight.t(), use_gelu=True)
+            return self.branch(inner, down, gate)
+        return self.branch(_BiasGelu.apply(F.linear(x, up.weight), up.bias), down, gate)
+
+    def attended(self, x: Tokens, projection: QkvProjection, plan: AttentionPlan) -> Float[Tensor, "tokens inner"]:
+        """See `Elementwise.attended`."""
+        if not isinstance(plan, Tiled):
+            return super().attended(x, projection, plan)
+        return _Attended.apply(plan.tiles, *self._projected(x, projection)).flatten(1)
+
+    def heads(self, x: Tokens, projection: QkvProjection) -> tuple[Heads, Heads, Heads]:
+        """See `Elementwise.heads`."""
+        return _Heads.apply(*self._projected(x, projection))
+
     def add(self, x: Tokens, branch: Branch) -> Tokens:
         """See `Elementwise.add`."""
-        return _Add.apply(x, self._product(branch.inner, branch.linear), branch.linear.bias, branch.gate, self._pieces)
+        return _Add.apply(x, *branch, self._pieces)
 
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """See `Elementwise.norm`."""
         if branch is None:
             return _Norm.apply(x, shift, scale, self._pieces)
-        f = self._product(branch.inner, branch.linear)
-        return _AddNorm.apply(x, f, branch.linear.bias, branch.gate, shift, scale, self._pieces)
+        return _AddNorm.apply(x, *branch, shift, scale, self._pieces)
 
-    def linear_gelu(self, x: Tokens, linear: nn.Linear) -> Float[Tensor, "tokens inner"]:
-        """See `Elementwise.linear_gelu`."""
-        if not torch.is_grad_enabled() and x.dtype == linear.weight.dtype and x.is_cuda:
-            # cuBLAS adds the bias and applies the GELU while the product is still in registers
-            return torch.ops.aten._addmm_activation.default(linear.bias, x, linear.weight.t(), use_gelu=True)
-        return _BiasGelu.apply(self._product(x, linear), linear.bias)
-
-    def heads(
-        self, x: Tokens, linear: nn.Linear, q_norm: nn.Module, k_norm: nn.Module, rotary: RotaryTables
-    ) -> tuple[Heads, Heads, Heads]:
-        """See `Elementwise.heads`."""
+    def _projected(self, x: Tokens, projection: QkvProjection) -> tuple[Any, ...]:
+        """The product, its bias, tables, eps and the norms' weights: what `_Heads` takes."""
+        linear, q_norm, k_norm, rotary = projection
         # cuBLAS adds the bias while the product is in registers; its gradient is made where the product's is
         product = self._product(x, linear, linear.bias.detach())
         affine = [] if isinstance(q_norm, nn.Identity) else [q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias]
-        eps = getattr(q_norm, "eps", 0.0)
-        return _Heads.apply(product, linear.bias, rotary.cos, rotary.sin, eps, *affine)
+        return product, linear.bias, rotary.cos, rotary.sin, getattr(q_norm, "eps", 0.0), *affine
 
     def _product(self, x: Tensor, linear: nn.Linear, bias: Tensor | None = None) -> Tensor:
-        """X·weightᵀ (+ bias)."""
+        """X·weightᵀ (+ bias, without its gradient)."""
         return F.linear(x, linear.weight, bias)
 
 
@@ -131,21 +147,91 @@ class _BiasGelu(torch.autograd.Function):
         return gelu.backward(d_out, *ctx.saved_tensors)
 
 
+class _Mlp(torch.autograd.Function):
+    """down(gelu(up(x))) without down's bias, with a GELU that is no pass of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor) -> Tensor:
+        inner, before = cublas.linear_gelu(x, up, up_bias)
+        ctx.save_for_backward(x, up, down, inner, before)
+        return F.linear(inner, down)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor, ...]:
+        x, up, down, inner, before = ctx.saved_tensors
+        d_out = d_out.contiguous()
+        d_before = cublas.gelu_gradient(d_out, down, before)
+        d_down = d_out.t() @ inner
+        d_up, d_up_bias = cublas.weight_gradients(d_before, x)
+        return d_before @ up, d_up, d_up_bias, d_down
+
+
 class _Heads(torch.autograd.Function):
+    """Queries, keys and values of a product whose bias is added."""
+
     @staticmethod
     def forward(
         ctx: Any, product: Tensor, _bias: Tensor, cos: Tensor, sin: Tensor, eps: float, *affine: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(product, cos, sin, *affine)
         ctx.eps = eps
-        weights = rotation.Norms(*affine) if affine else None
-        return rotation.forward(product, weights, cos, sin, product.shape[1] // (6 * cos.shape[1]), eps)
+        return _heads(product, cos, sin, eps, affine)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_q: Tensor, d_k: Tensor, d_v: Tensor) -> tuple[Tensor | None, ...]:
         product, cos, sin, *affine = ctx.saved_tensors
-        weights = rotation.Norms(*affine) if affine else None
-        grads = rotation.backward(d_q, d_k, d_v, product, weights, cos, sin, ctx.eps)
-        of_norms = () if grads.norms is None else grads.norms.unbind(0)
-        return grads.product, grads.bias, None, None, None, *of_norms
+        d_product = torch.empty_like(product)
+        d_product.view(len(product), 3, *d_v.shape[1:])[:, 2] = d_v
+        sum_v = d_v.sum(0, dtype=torch.float32)
+        return _heads_backward(d_q, d_k, sum_v, product, cos, sin, ctx.eps, affine, d_product)
+
+
+class _Attended(torch.autograd.Function):
+    """The same and attention by tiles, which leaves the values' gradient where the product's is wanted."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, tiles: Tiles, product: Tensor, _bias: Tensor, cos: Tensor, sin: Tensor, eps: float, *affine: Tensor
+    ) -> Tensor:
+        q, k, v = _heads(product, cos, sin, eps, affine)
+        out, lse = attention.forward(q, k, v, tiles)
+        ctx.save_for_backward(product, cos, sin, q, k, out, lse, *affine)
+        ctx.tiles, ctx.eps = tiles, eps
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        product, cos, sin, q, k, out, lse, *affine = ctx.saved_tensors
+        d_product = torch.empty_like(product)
+        v, d_v = (one.view(len(product), 3, *q.shape[1:])[:, 2] for one in (product, d_product))
+        grads = attention.backward(d_out, q, k, v, out, lse, ctx.tiles, d_v)
+        sum_v = grads.sum_v.sum(0)
+        return None, *_heads_backward(grads.q, grads.k, sum_v, product, cos, sin, ctx.eps, affine, d_product)
+
+
+def _heads(
+    product: Tensor, cos: Tensor, sin: Tensor, eps: float, affine: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    weights = rotation.Norms(*affine) if affine else None
+    return rotation.forward(product, weights, cos, sin, product.shape[1] // (6 * cos.shape[1]), eps)
+
+
+def _heads_backward(
+    d_q: Tensor,
+    d_k: Tensor,
+    sum_v: Tensor,
+    product: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    affine: Sequence[Tensor],
+    d_product: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Of `_Heads`' inputs; completes d_product, which has the values' part already, as `sum_v` has its sum."""
+    weights = rotation.Norms(*affine) if affine else None
+    d_bias, d_norms = rotation.backward(d_q, d_k, product, weights, cos, sin, eps, d_product)
+    d_bias = torch.cat([d_bias, sum_v.flatten()])
+    return d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.unbind(0))

@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ..packing.pack import PackLayout
-from ..shapes import Float, Tensor
+from ..shapes import Tensor
 from .elementwise import NORM_EPS, Branch, Tokens, Vectors
 from .float8 import Float8Weights, Map
 from .fused import FusedElementwise
@@ -25,7 +25,7 @@ from .rows import Rows, product, product_over_rows
 
 
 class Float8Elementwise(FusedElementwise):
-    """The same functions with products in 8 bits. What norms and GELU give is there in 8 bits alone.
+    """The same functions with products in 8 bits.
 
     Args:
         layout: of the pack, on its device.
@@ -36,19 +36,17 @@ class Float8Elementwise(FusedElementwise):
         super().__init__(layout)
         self._weights, self._made = weights, _Made()
 
-    def linear_gelu(self, x: Tokens, linear: nn.Linear) -> Float[Tensor, "tokens inner"]:
-        """See `Elementwise.linear_gelu`."""
-        inner = Rows.empty((len(x), linear.out_features), x.device)
-        out = _LinearGelu.apply(x, linear.weight, linear.bias, self._weights[linear], self._made, inner)
-        return self._made.remember(out, inner)
+    def mlp(self, x: Tokens, up: nn.Linear, down: nn.Linear, gate: Vectors) -> Branch:
+        """See `Elementwise.mlp`."""
+        maps = self._weights[up], self._weights[down]
+        return Branch(_Mlp.apply(x, up.weight, up.bias, down.weight, *maps, self._made), down.bias.clone(), gate)
 
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
-        """See `Elementwise.norm`."""
+        """See `Elementwise.norm`; the normalised tokens are there in 8 bits alone."""
         if branch is None:
             return super().norm(x, branch, shift, scale)
-        rows, f = Rows.empty(x.shape, x.device), self._product(branch.inner, branch.linear)
-        addend = f, branch.linear.bias, branch.gate
-        x, h = _AddNorm.apply(x, *addend, shift, scale, self._pieces, self._made, rows)
+        rows = Rows.empty(x.shape, x.device)
+        x, h = _AddNorm.apply(x, *branch, shift, scale, self._pieces, self._made, rows)
         return x, self._made.remember(h, rows)
 
     def last_norm(self, x: Tokens, branch: Branch, shift: Vectors, scale: Vectors) -> Tokens:
@@ -95,11 +93,6 @@ class _Product(torch.autograd.Function):
         return d_x, d_weight, None, None, None
 
 
-def _stand_in(like: Tensor) -> Tensor:
-    """For a tensor that is there in 8 bits alone: it has no memory, and is not a number if it is read after all."""
-    return like.new_full((), math.nan).expand(like.shape)
-
-
 def _gradients(d_out: Rows, x: Rows, weight: Tensor, of_map: Map, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Of a product's input and weight, from its own."""
     assert of_map.columns is not None, "weights for training"  # noqa: S101
@@ -107,22 +100,29 @@ def _gradients(d_out: Rows, x: Rows, weight: Tensor, of_map: Map, dtype: torch.d
     return product(d_out, of_map.columns, dtype), d_weight.to(weight.dtype)
 
 
-class _LinearGelu(torch.autograd.Function):
+class _Mlp(torch.autograd.Function):
+    """down(gelu(up(x))) without down's bias; between the two maps all is in 8 bits but what comes out of a product."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, of_map: Map, made: _Made, inner: Rows) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, up_map: Map, down_map: Map, made: _Made
+    ) -> Tensor:
         rows = made.rows_of(x)
-        before = product(rows, of_map.rows, x.dtype)
-        float8.gelu_forward(before, bias, inner)
-        ctx.save_for_backward(weight, bias, before, *rows)
-        ctx.of_map = of_map
-        return _stand_in(before)
+        before = product(rows, up_map.rows, x.dtype)
+        inner = float8.gelu_forward(before, up_bias)
+        ctx.save_for_backward(up, up_bias, down, before, *rows, *inner)
+        ctx.maps, ctx.made = (up_map, down_map), made
+        return product(inner, down_map.rows, x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        weight, bias, before, *rows = ctx.saved_tensors
-        d_before, d_bias = float8.gelu_backward(d_out, before, bias)
-        return *_gradients(d_before, Rows(*rows), weight, ctx.of_map, before.dtype), d_bias, None, None, None
+        up, up_bias, down, before, *rows = ctx.saved_tensors
+        (up_map, down_map), dtype = ctx.maps, before.dtype
+        d_inner, d_down = _gradients(ctx.made.rows_of(d_out), Rows(*rows[2:]), down, down_map, dtype)
+        d_before, d_up_bias = float8.gelu_backward(d_inner, before, up_bias)
+        d_x, d_up = _gradients(d_before, Rows(*rows[:2]), up, up_map, dtype)
+        return d_x, d_up, d_up_bias, d_down, None, None, None
 
 
 class _AddNorm(torch.autograd.Function):
@@ -145,7 +145,8 @@ class _AddNorm(torch.autograd.Function):
         out, _ = norms.forward(x, addend, affine, pieces, NORM_EPS, rows)
         ctx.save_for_backward(out, *addend, *affine)
         ctx.pieces, ctx.made = pieces, made
-        return out, _stand_in(x)
+        # what stands for the normalised tokens has no memory: not a number anywhere, if it were read after all
+        return out, x.new_full((), math.nan).expand(x.shape)
 
     @staticmethod
     @once_differentiable

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..shapes import Float, Int, Tensor
-from .attention import AttentionPlan, attend
+from .attention import AttentionPlan
 from .config import NiTConfig, ProjectionConfig
-from .elementwise import Branch, Elementwise
+from .elementwise import Branch, Elementwise, QkvProjection
 from .rope import RotaryTables
 
 TIME_FREQUENCIES = 128
@@ -93,14 +93,19 @@ class SelfAttention(nn.Module):
         self.k_norm = nn.LayerNorm(config.head_dim) if config.qk_norm else nn.Identity()
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> Float[Tensor, "tokens width"]:
-        """Tokens → attended tokens; `out` is applied where they are added to the residual stream."""
-        q, k, v = self.project(x, pack)
-        return attend(q, k, v, pack.attention).flatten(1)
+    def forward(
+        self, x: Float[Tensor, "tokens width"], gate: Float[Tensor, "images width"], pack: PackContext
+    ) -> Branch:
+        """Tokens, the gate of each image → what is added to the residual stream."""
+        attended = pack.elementwise.attended(x, self._projection(pack), pack.attention)
+        return pack.elementwise.branch(attended, self.out, gate)
 
     def project(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, normalised and rotated, and values; each (tokens, heads, dim), of one dtype."""
-        return pack.elementwise.heads(x, self.qkv, self.q_norm, self.k_norm, pack.rotary)
+        return pack.elementwise.heads(x, self._projection(pack))
+
+    def _projection(self, pack: PackContext) -> QkvProjection:
+        return QkvProjection(self.qkv, self.q_norm, self.k_norm, pack.rotary)
 
 
 class Mlp(nn.Module):
@@ -111,9 +116,11 @@ class Mlp(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
 
-    def forward(self, x: Float[Tensor, "tokens width"], pack: PackContext) -> Float[Tensor, "tokens hidden"]:
-        """Tokens → hidden tokens; `down` is applied where they are added to the residual stream."""
-        return pack.elementwise.linear_gelu(x, self.up)
+    def forward(
+        self, x: Float[Tensor, "tokens width"], gate: Float[Tensor, "images width"], pack: PackContext
+    ) -> Branch:
+        """Tokens, the gate of each image → what is added to the residual stream."""
+        return pack.elementwise.mlp(x, self.up, self.down, gate)
 
 
 class Block(nn.Module):
@@ -137,9 +144,8 @@ class Block(nn.Module):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = modulation.unbind(1)  # of attention, of the MLP
         ops = pack.elementwise
         x, h = ops.norm(x, branch, shift_a, scale_a)
-        branch = Branch(self.attention(h, pack), self.attention.out, gate_a)
-        x, h = ops.norm(x, branch, shift_m, scale_m)
-        return x, Branch(self.mlp(h, pack), self.mlp.down, gate_m)
+        x, h = ops.norm(x, self.attention(h, gate_a, pack), shift_m, scale_m)
+        return x, self.mlp(h, gate_m, pack)
 
 
 class Head(nn.Module):

@@ -29,4 +29,6 @@ class TiledAttention(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the three, by kernels that add up in a fixed order."""
         q, k, v, out, lse = ctx.saved_tensors
-        return *attention.backward(d_out, q, k, v, out, lse, ctx.plan), None
+        d_v = torch.empty_like(v, memory_format=torch.contiguous_format)
+        grads = attention.backward(d_out, q, k, v, out, lse, ctx.plan, d_v)
+        return grads.q, grads.k, d_v, None

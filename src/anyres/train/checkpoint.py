@@ -43,7 +43,6 @@ class Checkpoints:
     def __init__(self, folder: Path, team: Team, keep: int) -> None:
         self._folder, self._team, self._keep = folder, team, keep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._stager = DefaultStager(StagingOptions(False, False, False, False))
         self._writing: Future[None] | None = None
 
     def save(self, state: TrainState) -> Path:
@@ -57,7 +56,10 @@ class Checkpoints:
         """
         self.settle()
         target = self._folder / f"step-{state.progress.step}"
-        copy = self._stager.stage(_tensors(state))
+        # one for each copy: torch 2.10 and 2.11 close a stager after its first
+        stager = DefaultStager(StagingOptions(False, False, False, False))
+        copy = stager.stage(_tensors(state))
+        stager.close()
         self._writing = self._thread.submit(self._write, target, copy, state.progress)
         return target
 
@@ -78,7 +80,6 @@ class Checkpoints:
     def close(self) -> None:
         """End the thread, after what it writes."""
         self._thread.shutdown()
-        self._stager.close()
 
     def _write(self, target: Path, tensors: Any, progress: Progress) -> None:
         if not self._team.leads:

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -79,15 +79,11 @@ class Team:
         for block in model.blocks:
             assert isinstance(block, Block)  # noqa: S101
             fully_shard(block.modulation, mesh=mesh, mp_policy=half)  # called by itself, before its block
-            # its product is made in the block after, so it stays gathered until the pass is over
-            fully_shard(block.mlp.down, mesh=mesh, mp_policy=half)
-            block.register_forward_pre_hook(_gather_down)
             fully_shard(block, mesh=mesh, mp_policy=half)
         fully_shard(model.head.modulation, mesh=mesh, mp_policy=half)
         fully_shard(model.head, mesh=mesh, mp_policy=half)
         # the rest is small; resharded after a pass, since the average's is never followed by a backward one
         fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
-        model.register_forward_hook(_release_downs)
 
     def network(self, model: NiT) -> nn.Module:
         """What the training's passes go through."""
@@ -131,17 +127,6 @@ class Team:
             gathered = NiT(model.config, attention=model.attention, kernels=model.kernels)
         gathered.load_state_dict(weights, assign=True)
         return gathered.eval().requires_grad_(False)
-
-
-def _gather_down(block: nn.Module, _inputs: Any) -> None:
-    cast(FSDPModule, cast(Block, block).mlp.down).unshard()
-
-
-def _release_downs(model: nn.Module, _inputs: Any, _outputs: Any) -> None:
-    """After a pass that no backward one follows, which would do it."""
-    if not torch.is_grad_enabled():
-        for block in cast(NiT, model).blocks:
-            cast(FSDPModule, cast(Block, block).mlp.down).reshard()
 
 
 def local(tensor: Tensor) -> Tensor:

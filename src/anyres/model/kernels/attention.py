@@ -50,13 +50,28 @@ def forward(q: Tensor, k: Tensor, v: Tensor, plan: Tiles) -> tuple[Tensor, Tenso
     return out, lse
 
 
+class Gradients(NamedTuple):
+    """Of a forward pass.
+
+    Attributes:
+        q: (tokens, heads, dim).
+        k: likewise.
+        sum_v: (tiles, heads, dim) float32, the sum of the values' gradient over the tokens of each tile.
+    """
+
+    q: Tensor
+    k: Tensor
+    sum_v: Tensor
+
+
 def backward(
-    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, plan: Tiles
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, (tokens, heads, dim) each."""
+    d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, plan: Tiles, d_v: Tensor
+) -> Gradients:
+    """Gradients of q and k; that of v is written into `d_v`, (tokens, heads, dim), a token's values adjacent."""
     tokens, heads, dim = q.shape
     d_out = d_out.contiguous()
-    d_q, d_k, d_v = torch.empty(3, tokens, heads, dim, device=q.device, dtype=q.dtype).unbind(0)
+    d_q, d_k = torch.empty(2, tokens, heads, dim, device=q.device, dtype=q.dtype).unbind(0)
+    sum_v = torch.zeros(len(plan.bounds), heads, dim, device=q.device, dtype=torch.float32)
     delta = torch.empty_like(lse)
     grid = (len(plan.bounds), heads)
     strides = (q.stride(0), k.stride(0), v.stride(0))
@@ -66,10 +81,10 @@ def backward(
         **constants, STEP=64, num_warps=4, num_stages=1,
     )  # fmt: skip
     _attend_backward_keys[grid](
-        d_out, q, k, v, lse, delta, d_k, d_v, *plan, *strides, tokens, _scale(dim), dim**-0.5,
+        d_out, q, k, v, lse, delta, d_k, d_v, sum_v, *plan, *strides, d_v.stride(0), tokens, _scale(dim), dim**-0.5,
         **constants, STEP=64, num_warps=4, num_stages=1,
     )  # fmt: skip
-    return d_q, d_k, d_v
+    return Gradients(d_q, d_k, sum_v)
 
 
 def _scale(dim: int) -> float:
@@ -206,7 +221,8 @@ def _attend_backward_queries(
 
 @triton.jit
 def _attend_backward_keys(
-    d_out, q, k, v, lse, delta, d_k, d_v, bounds, cu_seqlens, q_stride, k_stride, v_stride, tokens, scale, root,
+    d_out, q, k, v, lse, delta, d_k, d_v, sum_v, bounds, cu_seqlens, q_stride, k_stride, v_stride, d_v_stride,
+    tokens, scale, root,
     HEADS: tl.constexpr, DIM: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr, TILE: tl.constexpr,
     STEP: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -240,4 +256,8 @@ def _attend_backward_keys(
                 v_sum2 = tl.dot(weights, g2, v_sum2, input_precision=PRECISION)
                 k_sum2 = tl.dot(d_s, q2, k_sum2, input_precision=PRECISION)
         _save(d_k, mine, inside, HEADS * DIM, head, k_sum1 * root, k_sum2 * root, DIM, FIRST, REST)
-        _save(d_v, mine, inside, HEADS * DIM, head, v_sum1, v_sum2, DIM, FIRST, REST)
+        _save(d_v, mine, inside, d_v_stride, head, v_sum1, v_sum2, DIM, FIRST, REST)
+        all1 = tl.sum(tl.where(inside[:, None], v_sum1, 0.0), axis=0)[None, :]
+        all2 = tl.sum(tl.where(inside[:, None], v_sum2, 0.0), axis=0)[None, :]
+        once = tl.arange(0, 1)
+        _save(sum_v, tile + once, once == 0, HEADS * DIM, head, all1, all2, DIM, FIRST, REST)

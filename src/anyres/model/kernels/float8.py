@@ -46,11 +46,12 @@ def write_weight(weight: Tensor, greatest: Tensor, rows: Rows, columns: Rows | N
     _write_weight[grid](weight, greatest, *rows, *(columns or rows), *weight.shape, TRANSPOSED=transposed, **WEIGHT)
 
 
-def gelu_forward(product: Tensor, bias: Tensor, rows: Rows) -> None:
+def gelu_forward(product: Tensor, bias: Tensor) -> Rows:
     """gelu(product + bias) of (tokens, width)."""
-    tokens, width = product.shape
+    (tokens, width), rows = product.shape, Rows.empty(product.shape, product.device)
     grid = (triton.cdiv(tokens, FORWARD["ROWS"]),)
     _gelu_forward[grid](product, bias, *rows, tokens, width, **_cut(width), **FORWARD)
+    return rows
 
 
 def gelu_backward(d_out: Tensor, product: Tensor, bias: Tensor) -> tuple[Rows, Tensor]:

@@ -15,7 +15,9 @@ from ..rows import Rows
 from .float8 import scale_of
 from .pieces import Pieces, sums_by_image
 
-ROWS_FORWARD, ROWS_BACKWARD, WARPS = 1, 2, 8  # tokens at once
+# loads are begun so many tokens ahead
+FORWARD = {"AHEAD": 3, "num_warps": 8}
+BACKWARD = {"AHEAD": 4, "num_warps": 4}
 
 
 class Addend(NamedTuple):
@@ -55,7 +57,7 @@ def forward(
         x, f, bias, gate, shift, scale, out, x if h is None else h, *(rows or (x, x)), pieces.bounds,
         x.shape[1], gate.stride(0), shift.stride(0), scale.stride(0), eps,
         ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None,
-        ROWS=ROWS_FORWARD, BLOCK=triton.next_power_of_2(x.shape[1]), num_warps=WARPS,
+        BLOCK=triton.next_power_of_2(x.shape[1]), **FORWARD,
     )  # fmt: skip
     return out, h
 
@@ -104,7 +106,7 @@ def backward(
         d_x, d_out if d_f is None else d_f, *(rows or (d_out, d_out)), partial, pieces.bounds,
         width, gate.stride(0), scale.stride(0), eps,
         ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None,
-        ROWS=ROWS_BACKWARD, BLOCK=triton.next_power_of_2(width), num_warps=WARPS,
+        BLOCK=triton.next_power_of_2(width), **BACKWARD,
     )  # fmt: skip
     sums = list(sums_by_image(partial, pieces).unbind(1))
     d_shift, d_scale = (sums.pop(0), sums.pop(0)) if affine else (None, None)
@@ -123,10 +125,10 @@ def _contiguous(addend: Addend) -> Addend:
 def _norm_forward(
     x, f, bias, gate, shift, scale, out, h, row_values, row_scales, bounds,
     width, gate_stride, shift_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
-    start, end = tl.load(bounds + 3 * piece), tl.load(bounds + 3 * piece + 1)
+    start, end = tl.load(bounds + 3 * piece).to(tl.int64), tl.load(bounds + 3 * piece + 1)
     image = tl.load(bounds + 3 * piece + 2).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < width
@@ -136,36 +138,34 @@ def _norm_forward(
     if NORM:
         add = tl.load(shift + image * shift_stride + cols, mask=inside, other=0.0).to(tl.float32)
         times = 1 + tl.load(scale + image * scale_stride + cols, mask=inside, other=0.0).to(tl.float32)
-    for row in tl.range(start, end, ROWS, num_stages=3):
-        rows = row + tl.arange(0, ROWS)
-        at = rows[:, None].to(tl.int64) * width + cols[None, :]
-        here = (rows < end)[:, None] & inside[None, :]
-        value = tl.load(x + at, mask=here, other=0.0).to(tl.float32)
+    for number in tl.range(0, (end - start).to(tl.int32), num_stages=AHEAD):
+        at = (start + number) * width + cols
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         if ADDEND:
-            value += g[None, :] * (tl.load(f + at, mask=here, other=0.0).to(tl.float32) + b[None, :])
+            value += g * (tl.load(f + at, mask=inside, other=0.0).to(tl.float32) + b)
             stored = value.to(out.dtype.element_ty)
-            tl.store(out + at, stored, mask=here)
+            tl.store(out + at, stored, mask=inside)
             value = stored.to(tl.float32)  # the norm is of what the backward will read
         if NORM:
-            centred = tl.where(here, value - (tl.sum(value, axis=1) / width)[:, None], 0.0)
-            inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + eps)
-            normed = centred * inverse[:, None] * times[None, :] + add[None, :]
+            centred = tl.where(inside, value - tl.sum(value, axis=0) / width, 0.0)
+            inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps)
+            normed = centred * inverse * times + add
             if EIGHT:
-                of_row = scale_of(tl.max(tl.abs(normed), axis=1))
-                tl.store(row_values + at, (normed / of_row[:, None]).to(row_values.dtype.element_ty), mask=here)
-                tl.store(row_scales + rows, of_row, mask=rows < end)
+                of_row = scale_of(tl.max(tl.abs(normed)))
+                tl.store(row_values + at, (normed / of_row).to(row_values.dtype.element_ty), mask=inside)
+                tl.store(row_scales + start + number, of_row)
             else:
-                tl.store(h + at, normed.to(h.dtype.element_ty), mask=here)
+                tl.store(h + at, normed.to(h.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _norm_backward(
     d_out, d_h, out, f, bias, gate, scale, d_x, d_f, row_values, row_scales, partial, bounds,
     width, gate_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
-    start, end = tl.load(bounds + 3 * piece), tl.load(bounds + 3 * piece + 1)
+    start, end = tl.load(bounds + 3 * piece).to(tl.int64), tl.load(bounds + 3 * piece + 1)
     image = tl.load(bounds + 3 * piece + 2).to(tl.int64)
     cols = tl.arange(0, BLOCK)
     inside = cols < width
@@ -178,35 +178,33 @@ def _norm_backward(
         times = 1 + tl.load(scale + image * scale_stride + cols, mask=inside, other=0.0).to(tl.float32)
         sum_shift = tl.zeros((BLOCK,), tl.float32)
         sum_scale = tl.zeros((BLOCK,), tl.float32)
-    for row in tl.range(start, end, ROWS, num_stages=3):
-        rows = row + tl.arange(0, ROWS)
-        at = rows[:, None].to(tl.int64) * width + cols[None, :]
-        here = (rows < end)[:, None] & inside[None, :]
-        d_value = tl.load(d_out + at, mask=here, other=0.0).to(tl.float32)
+    for number in tl.range(0, (end - start).to(tl.int32), num_stages=AHEAD):
+        at = (start + number) * width + cols
+        d_value = tl.load(d_out + at, mask=inside, other=0.0).to(tl.float32)
         if NORM:
-            value = tl.load(out + at, mask=here, other=0.0).to(tl.float32)
-            d_normed = tl.load(d_h + at, mask=here, other=0.0).to(tl.float32)
-            centred = tl.where(here, value - (tl.sum(value, axis=1) / width)[:, None], 0.0)
-            inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=1) / width + eps)
-            normed = centred * inverse[:, None]
-            sum_shift += tl.sum(d_normed, axis=0)
-            sum_scale += tl.sum(d_normed * normed, axis=0)
-            d_normed *= times[None, :]
-            mean = tl.sum(d_normed, axis=1) / width
-            along = tl.sum(d_normed * normed, axis=1) / width
-            d_value += (d_normed - mean[:, None] - normed * along[:, None]) * inverse[:, None]
-            tl.store(d_x + at, d_value.to(d_x.dtype.element_ty), mask=here)
+            value = tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
+            d_normed = tl.load(d_h + at, mask=inside, other=0.0).to(tl.float32)
+            centred = tl.where(inside, value - tl.sum(value, axis=0) / width, 0.0)
+            inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps)
+            normed = centred * inverse
+            sum_shift += d_normed
+            sum_scale += d_normed * normed
+            d_normed *= times
+            mean = tl.sum(d_normed, axis=0) / width
+            along = tl.sum(d_normed * normed, axis=0) / width
+            d_value += (d_normed - mean - normed * along) * inverse
+            tl.store(d_x + at, d_value.to(d_x.dtype.element_ty), mask=inside)
         if ADDEND:
-            d_value = tl.where(here, d_value, 0.0)
-            added = tl.load(f + at, mask=here, other=0.0).to(tl.float32) + b[None, :]
-            sum_gate += tl.sum(d_value * added, axis=0)
-            sum_x += tl.sum(d_value, axis=0)
-            d_value *= g[None, :]
-            tl.store(d_f + at, d_value.to(d_f.dtype.element_ty), mask=here)
+            d_value = tl.where(inside, d_value, 0.0)
+            added = tl.load(f + at, mask=inside, other=0.0).to(tl.float32) + b
+            sum_gate += d_value * added
+            sum_x += d_value
+            d_value *= g
+            tl.store(d_f + at, d_value.to(d_f.dtype.element_ty), mask=inside)
             if EIGHT:
-                of_row = scale_of(tl.max(tl.abs(d_value), axis=1))
-                tl.store(row_values + at, (d_value / of_row[:, None]).to(row_values.dtype.element_ty), mask=here)
-                tl.store(row_scales + rows, of_row, mask=rows < end)
+                of_row = scale_of(tl.max(tl.abs(d_value)))
+                tl.store(row_values + at, (d_value / of_row).to(row_values.dtype.element_ty), mask=inside)
+                tl.store(row_scales + start + number, of_row)
     values: tl.constexpr = 2 * NORM + 2 * ADDEND
     to = partial + piece.to(tl.int64) * values * width + cols
     if NORM:

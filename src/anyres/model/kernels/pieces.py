@@ -51,17 +51,20 @@ def sums_by_image(partial: Tensor, pieces: Pieces) -> Tensor:
     """(pieces, values, width) float32 sums of pieces → (images, values, width) of images."""
     images, values = len(pieces.first) - 1, partial[0].numel()
     out = torch.empty(images, *partial.shape[1:], device=partial.device, dtype=torch.float32)
-    block = 1024
-    _sum_pieces[(images, triton.cdiv(values, block))](partial, pieces.first, out, values, BLOCK=block)
+    block = 256
+    _sum_pieces[(images, triton.cdiv(values, block))](partial, pieces.first, out, values, STEP=8, BLOCK=block)
     return out
 
 
 @triton.jit
-def _sum_pieces(partial, first, out, values, BLOCK: tl.constexpr):
+def _sum_pieces(partial, first, out, values, STEP: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < values
+    end = tl.load(first + row + 1).to(tl.int64)
     total = tl.zeros((BLOCK,), tl.float32)
-    for piece in range(tl.load(first + row).to(tl.int64), tl.load(first + row + 1).to(tl.int64)):
-        total += tl.load(partial + piece * values + cols, mask=inside, other=0.0)
+    for piece in range(tl.load(first + row).to(tl.int64), end, STEP):
+        pieces = piece + tl.arange(0, STEP)
+        here = (pieces < end)[:, None] & inside[None, :]
+        total += tl.sum(tl.load(partial + pieces[:, None] * values + cols[None, :], mask=here, other=0.0), axis=0)
     tl.store(out + row * values + cols, total, mask=inside)

@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-STEP, TOKENS, WARPS = 1, 32, 4  # tokens that are taken at once, those of a program in the backward, its warps
+FORWARD = {"TOKENS": 4, "num_warps": 4}  # tokens of a program, one after the other
+BACKWARD = {"TOKENS": 32, "num_warps": 2}
 
 
 class Norms(NamedTuple):
@@ -37,44 +38,50 @@ def forward(
     """(tokens, 3·heads·dim), (tokens, pairs) float32 tables → q, k, v, each (tokens, heads, dim); v is a view."""
     tokens, dim = len(product), product.shape[1] // (3 * heads)
     out = torch.empty(2, tokens, heads, dim, device=product.device, dtype=product.dtype)
-    _heads_forward[(triton.cdiv(tokens, STEP), 2)](
+    _heads_forward[(triton.cdiv(tokens, FORWARD["TOKENS"]), 2)](
         _words(product), *(norms or (cos,) * 4), cos, sin, _words(out), tokens, eps,
-        NORM=norms is not None, **_tile(product, heads, dim),
+        NORM=norms is not None, **_tile(product, heads, dim), **FORWARD,
     )  # fmt: skip
     return out[0], out[1], product.view(tokens, 3, heads, dim)[:, 2]
 
 
-class Gradients(NamedTuple):
-    """Of a forward pass.
-
-    Attributes:
-        product: (tokens, 3·heads·dim).
-        bias: (3·heads·dim,) float32.
-        norms: (4, dim) float32 in the order of `Norms`, or None.
-    """
-
-    product: Tensor
-    bias: Tensor
-    norms: Tensor | None
-
-
 def backward(
-    d_q: Tensor, d_k: Tensor, d_v: Tensor, product: Tensor, norms: Norms | None, cos: Tensor, sin: Tensor, eps: float
-) -> Gradients:
-    """From the gradients of q, k and v, each (tokens, heads, dim)."""
+    d_q: Tensor,
+    d_k: Tensor,
+    product: Tensor,
+    norms: Norms | None,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    d_product: Tensor,
+) -> tuple[Tensor, Tensor | None]:
+    """From the gradients of q and k, each (tokens, heads, dim); that of values is what the product's third is already.
+
+    Args:
+        d_q: of queries.
+        d_k: of keys.
+        product: (tokens, 3·heads·dim).
+        norms: as in the forward.
+        cos: likewise.
+        sin: likewise.
+        eps: likewise.
+        d_product: like `product`; its first two thirds are written here.
+
+    Returns:
+        The gradients of the bias's first two thirds, (2·heads·dim,), and of the norms, (4, dim) in the order of
+        `Norms`, or None; both float32.
+    """
     tokens, heads, dim = d_q.shape
-    d_product = torch.empty_like(product)
-    programs = triton.cdiv(tokens, TOKENS)
-    d_bias = torch.empty(programs, 3, heads, dim, device=product.device, dtype=torch.float32)
+    programs = triton.cdiv(tokens, BACKWARD["TOKENS"])
+    d_bias = torch.empty(programs, 2, heads, dim, device=product.device, dtype=torch.float32)
     d_norms = torch.empty(programs, 4, dim, device=product.device, dtype=torch.float32)
     q_weight, k_weight = (norms.q_weight, norms.k_weight) if norms else (cos, cos)
-    for parts, turned in ((2, True), (1, False)):
-        _heads_backward[(programs, parts)](
-            *(_words(part.contiguous()) for part in (d_q, d_k, d_v)), _words(product), q_weight, k_weight, cos, sin,
-            _words(d_product), d_bias, d_norms, tokens, eps,
-            TURNED=turned, NORM=turned and norms is not None, TOKENS=TOKENS, **_tile(product, heads, dim),
-        )  # fmt: skip
-    return Gradients(d_product, d_bias.sum(0).flatten(), d_norms.sum(0) if norms else None)
+    _heads_backward[(programs, 2)](
+        _words(d_q.contiguous()), _words(d_k.contiguous()), _words(product), q_weight, k_weight, cos, sin,
+        _words(d_product), d_bias, d_norms, tokens, eps,
+        NORM=norms is not None, **_tile(product, heads, dim), **BACKWARD,
+    )  # fmt: skip
+    return d_bias.sum(0).flatten(), d_norms.sum(0) if norms else None
 
 
 def _words(tensor: Tensor) -> Tensor:
@@ -91,8 +98,6 @@ def _tile(like: Tensor, heads: int, dim: int) -> dict[str, Any]:
         "PAIRS": dim // 2,
         "ALL_HEADS": triton.next_power_of_2(heads),
         "ALL_PAIRS": triton.next_power_of_2(dim // 2),
-        "STEP": STEP,
-        "num_warps": WARPS,
     }
 
 
@@ -119,11 +124,11 @@ def _store(words, at, a, b, here, KIND: tl.constexpr, BITS: tl.constexpr):
 @triton.jit
 def _normed(a, b, here, PAIRS: tl.constexpr, eps):
     """The pairs normalised over the channels of each head, and the inverse spread of each."""
-    mean = (tl.sum(a, axis=2) + tl.sum(b, axis=2)) / (2 * PAIRS)
-    a = tl.where(here, a - mean[:, :, None], 0.0)
-    b = tl.where(here, b - mean[:, :, None], 0.0)
-    inverse = 1 / tl.sqrt((tl.sum(a * a, axis=2) + tl.sum(b * b, axis=2)) / (2 * PAIRS) + eps)
-    return a * inverse[:, :, None], b * inverse[:, :, None], inverse
+    mean = (tl.sum(a, axis=1) + tl.sum(b, axis=1)) / (2 * PAIRS)
+    a = tl.where(here, a - mean[:, None], 0.0)
+    b = tl.where(here, b - mean[:, None], 0.0)
+    inverse = 1 / tl.sqrt((tl.sum(a * a, axis=1) + tl.sum(b * b, axis=1)) / (2 * PAIRS) + eps)
+    return a * inverse[:, None], b * inverse[:, None], inverse
 
 
 @triton.jit
@@ -131,85 +136,86 @@ def _vectors(values, pair, inside):
     """A vector over channels as the two members of its pairs."""
     a = tl.load(values + 2 * pair, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(values + 2 * pair + 1, mask=inside, other=0.0).to(tl.float32)
-    return a[None, None, :], b[None, None, :]
+    return a[None, :], b[None, :]
+
+
+@triton.jit
+def _angles(cos, sin, token, pair, here, PAIRS: tl.constexpr):
+    """Cosines and sines of a token's pairs."""
+    at = token * PAIRS + pair
+    return tl.load(cos + at, mask=here, other=0.0)[None, :], tl.load(sin + at, mask=here, other=0.0)[None, :]
 
 
 @triton.jit
 def _heads_forward(
     product, q_weight, q_bias, k_weight, k_bias, cos, sin, out, tokens, eps,
-    NORM: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr,
-    ALL_HEADS: tl.constexpr, ALL_PAIRS: tl.constexpr, STEP: tl.constexpr,
+    NORM: tl.constexpr, TOKENS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr, HEADS: tl.constexpr,
+    PAIRS: tl.constexpr, ALL_HEADS: tl.constexpr, ALL_PAIRS: tl.constexpr,
 ):  # fmt: skip
-    part = tl.program_id(1)
-    head, pair = tl.arange(0, ALL_HEADS), tl.arange(0, ALL_PAIRS)
-    token = tl.program_id(0) * STEP + tl.arange(0, STEP)
-    inside, real = pair < PAIRS, token < tokens
-    here = real[:, None, None] & (head < HEADS)[None, :, None] & inside[None, None, :]
-    at = (head * PAIRS)[None, :, None] + pair[None, None, :]  # in words
-    row = token.to(tl.int64)[:, None, None] * (HEADS * PAIRS)
-    a, b = _load(product, 3 * row + part * (HEADS * PAIRS) + at, here, KIND, BITS)
-    if NORM:
-        a, b, _ = _normed(a, b, here, PAIRS, eps)
-        weight_a, weight_b = _vectors(k_weight if part else q_weight, pair, inside)
-        shift_a, shift_b = _vectors(k_bias if part else q_bias, pair, inside)
-        a = a * weight_a + shift_a
-        b = b * weight_b + shift_b
-    turn = token[:, None] * PAIRS + pair[None, :]
-    c = tl.load(cos + turn, mask=real[:, None] & inside[None, :], other=0.0)[:, None, :]
-    s = tl.load(sin + turn, mask=real[:, None] & inside[None, :], other=0.0)[:, None, :]
-    to = out + part * tokens.to(tl.int64) * (HEADS * PAIRS)
-    _store(to, row + at, a * c - b * s, a * s + b * c, here, KIND, BITS)
-
-
-@triton.jit
-def _heads_backward(
-    d_q, d_k, d_v, product, q_weight, k_weight, cos, sin, d_product, d_bias, d_norms, tokens, eps,
-    TURNED: tl.constexpr, NORM: tl.constexpr, TOKENS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr,
-    HEADS: tl.constexpr, PAIRS: tl.constexpr, ALL_HEADS: tl.constexpr, ALL_PAIRS: tl.constexpr, STEP: tl.constexpr,
-):  # fmt: skip
-    program = tl.program_id(0)
-    part = tl.program_id(1) if TURNED else 2  # values are copied, and summed
+    first, part = tl.program_id(0) * TOKENS, tl.program_id(1)
     head, pair = tl.arange(0, ALL_HEADS), tl.arange(0, ALL_PAIRS)
     inside = pair < PAIRS
     line = head[:, None] * PAIRS + pair[None, :]  # in words
     of_head = (head < HEADS)[:, None] & inside[None, :]
-    d_out = (d_k if part else d_q) if TURNED else d_v
+    out += part * tokens.to(tl.int64) * (HEADS * PAIRS)
+    if NORM:
+        weight_a, weight_b = _vectors(k_weight if part else q_weight, pair, inside)
+        shift_a, shift_b = _vectors(k_bias if part else q_bias, pair, inside)
+    for number in tl.range(0, tl.minimum(TOKENS, tokens - first), num_stages=3):
+        token = first.to(tl.int64) + number
+        row = token * (HEADS * PAIRS)
+        a, b = _load(product, 3 * row + part * (HEADS * PAIRS) + line, of_head, KIND, BITS)
+        if NORM:
+            a, b, _ = _normed(a, b, of_head, PAIRS, eps)
+            a = a * weight_a + shift_a
+            b = b * weight_b + shift_b
+        c, s = _angles(cos, sin, token, pair, inside, PAIRS)
+        _store(out, row + line, a * c - b * s, a * s + b * c, of_head, KIND, BITS)
+
+
+@triton.jit
+def _heads_backward(
+    d_q, d_k, product, q_weight, k_weight, cos, sin, d_product, d_bias, d_norms, tokens, eps,
+    NORM: tl.constexpr, TOKENS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr, HEADS: tl.constexpr,
+    PAIRS: tl.constexpr, ALL_HEADS: tl.constexpr, ALL_PAIRS: tl.constexpr,
+):  # fmt: skip
+    program, part = tl.program_id(0), tl.program_id(1)
+    head, pair = tl.arange(0, ALL_HEADS), tl.arange(0, ALL_PAIRS)
+    inside = pair < PAIRS
+    line = head[:, None] * PAIRS + pair[None, :]  # in words
+    of_head = (head < HEADS)[:, None] & inside[None, :]
+    d_out = d_k if part else d_q
     # sums over the program's tokens, kept a head apart to the end
     sum_a, sum_b = tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32), tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32)
     if NORM:
         weight_a, weight_b = _vectors(k_weight if part else q_weight, pair, inside)
         scale_a, scale_b = tl.zeros_like(sum_a), tl.zeros_like(sum_a)
         shift_a, shift_b = tl.zeros_like(sum_a), tl.zeros_like(sum_a)
-    for step in tl.range(0, TOKENS, STEP, num_stages=3):
-        token = program * TOKENS + step + tl.arange(0, STEP)
-        real = token < tokens
-        here = real[:, None, None] & of_head[None, :, :]
-        row = token.to(tl.int64)[:, None, None] * (HEADS * PAIRS)
-        of = 3 * row + part * (HEADS * PAIRS) + line[None, :, :]
-        d_a, d_b = _load(d_out, row + line[None, :, :], here, KIND, BITS)
-        if TURNED:
-            turn = token[:, None] * PAIRS + pair[None, :]
-            c = tl.load(cos + turn, mask=real[:, None] & inside[None, :], other=0.0)[:, None, :]
-            s = tl.load(sin + turn, mask=real[:, None] & inside[None, :], other=0.0)[:, None, :]
-            d_a, d_b = d_a * c + d_b * s, d_b * c - d_a * s
-            if NORM:
-                a, b = _load(product, of, here, KIND, BITS)
-                a, b, inverse = _normed(a, b, here, PAIRS, eps)
-                shift_a += tl.sum(d_a, axis=0)
-                shift_b += tl.sum(d_b, axis=0)
-                scale_a += tl.sum(d_a * a, axis=0)
-                scale_b += tl.sum(d_b * b, axis=0)
-                d_a *= weight_a
-                d_b *= weight_b
-                mean = (tl.sum(d_a, axis=2) + tl.sum(d_b, axis=2)) / (2 * PAIRS)
-                along = (tl.sum(d_a * a, axis=2) + tl.sum(d_b * b, axis=2)) / (2 * PAIRS)
-                d_a = (d_a - mean[:, :, None] - a * along[:, :, None]) * inverse[:, :, None]
-                d_b = (d_b - mean[:, :, None] - b * along[:, :, None]) * inverse[:, :, None]
-                d_a, d_b = tl.where(here, d_a, 0.0), tl.where(here, d_b, 0.0)
-        sum_a += tl.sum(d_a, axis=0)
-        sum_b += tl.sum(d_b, axis=0)
-        _store(d_product, of, d_a, d_b, here, KIND, BITS)
-    to = d_bias + (program * 3 + part) * (2 * HEADS * PAIRS) + 2 * line
+    for number in tl.range(0, tl.minimum(TOKENS, tokens - program * TOKENS), num_stages=3):
+        token = program.to(tl.int64) * TOKENS + number
+        row = token * (HEADS * PAIRS)
+        of = 3 * row + part * (HEADS * PAIRS) + line
+        d_a, d_b = _load(d_out, row + line, of_head, KIND, BITS)
+        c, s = _angles(cos, sin, token, pair, inside, PAIRS)
+        d_a, d_b = d_a * c + d_b * s, d_b * c - d_a * s
+        if NORM:
+            a, b = _load(product, of, of_head, KIND, BITS)
+            a, b, inverse = _normed(a, b, of_head, PAIRS, eps)
+            shift_a += d_a
+            shift_b += d_b
+            scale_a += d_a * a
+            scale_b += d_b * b
+            d_a *= weight_a
+            d_b *= weight_b
+            mean = (tl.sum(d_a, axis=1) + tl.sum(d_b, axis=1)) / (2 * PAIRS)
+            along = (tl.sum(d_a * a, axis=1) + tl.sum(d_b * b, axis=1)) / (2 * PAIRS)
+            d_a = (d_a - mean[:, None] - a * along[:, None]) * inverse[:, None]
+            d_b = (d_b - mean[:, None] - b * along[:, None]) * inverse[:, None]
+            d_a, d_b = tl.where(of_head, d_a, 0.0), tl.where(of_head, d_b, 0.0)
+        sum_a += d_a
+        sum_b += d_b
+        _store(d_product, of, d_a, d_b, of_head, KIND, BITS)
+    to = d_bias + (program * 2 + part) * (2 * HEADS * PAIRS) + 2 * line
     tl.store(to, sum_a, mask=of_head)
     tl.store(to + 1, sum_b, mask=of_head)
     if NORM:
