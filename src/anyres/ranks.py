@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -46,7 +46,7 @@ class Ranks:
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:
-            self._store()
+            self._meet()
             dist.barrier()
 
     @contextmanager
@@ -60,13 +60,13 @@ class Ranks:
 
     def add(self, name: str, amount: int) -> int:
         """Add to a number that several processes share; gives what it has come to."""
-        return self._store().add(name, amount)
+        self._meet()
+        return _kept[0].add(name, amount)
 
-    def _store(self) -> Store:
+    def _meet(self) -> None:
         if not dist.is_initialized():
             _kept.append(meeting_store(WAIT))
             dist.init_process_group("gloo", store=_kept[0], rank=self.rank, world_size=self.world, timeout=WAIT)
-        return _kept[0]
 
     def first_to_say(self, text: str) -> bool:
         """Whether none of the processes that torchrun has started together has said this yet; alone, one is the first.
@@ -81,13 +81,18 @@ class Ranks:
         except RuntimeError:  # it has gone: better said twice than never
             return True
 
-    def told(self, value: T) -> T:
-        """The leading process's value, in all processes."""
+    def told(self, value: T, group: Any = None) -> T:
+        """The leading process's value, in all processes.
+
+        Args:
+            value: the leading process's; the others' say nothing.
+            group: a torch.distributed.ProcessGroup of them all, in which they talk; by default the one of `wait`.
+        """
         if self.world == 1:
             return value
-        self.wait()
+        self._meet()
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        dist.broadcast_object_list(values, src=0, group=group)
         return values[0]
 
 
