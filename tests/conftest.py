@@ -21,7 +21,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 if importlib.util.find_spec("triton"):
     # before the hook below: Triton reads its functions' source, and their arguments are no tensors
+    import anyres.latents.kernels.depthwise
+    import anyres.latents.kernels.linear_attention
+    import anyres.latents.kernels.steps
     import anyres.model.kernels.attention
+    import anyres.model.kernels.float8
+    import anyres.model.kernels.forward_attention
     import anyres.model.kernels.gelu
     import anyres.model.kernels.norms
     import anyres.model.kernels.rotation

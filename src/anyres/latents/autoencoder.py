@@ -196,7 +196,7 @@ class DiffusersAutoencoder:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "DiffusersAutoencoder":
         """Run on a device from now on; see `Autoencoder.to`."""
         dtype = default_dtype(device) if dtype is None else dtype
-        self._running = running(self.network, device, dtype, px_per_cell=self.identity.px_per_cell)
+        self._running = running(self.network, device, dtype)
         return self
 
     def _px_per_cell(self) -> int:
