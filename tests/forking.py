@@ -10,6 +10,7 @@ IMPORTED = (
     "tests.distributed.processes",
     "tests.train.test_run",
     "anyres.sample.folder",
+    "anyres.train.kernels.adamw",
     "datasets",
     "diffusers.models.autoencoders",
     "einops._torch_specific",
