@@ -23,6 +23,7 @@ KINDS = (
     ("norms and modulation", r"_norm_(for|back)ward|_sum_pieces|layer_?norm|RowwiseMoments|GammaBeta"),
     ("rotation", r"_heads_(for|back)ward"),
     ("GELU", r"gelu"),
+    ("into 8 bits", r"^_write_(rows|columns|weight)"),
     ("copies and casts", r"copy|memcpy|memset|fill|zero_|CatArray|aten::cat|_to_copy"),
 )
 

@@ -25,6 +25,7 @@ if importlib.util.find_spec("triton"):
     import anyres.latents.kernels.linear_attention
     import anyres.latents.kernels.steps
     import anyres.model.kernels.attention
+    import anyres.model.kernels.float8
     import anyres.model.kernels.forward_attention
     import anyres.model.kernels.gelu
     import anyres.model.kernels.norms

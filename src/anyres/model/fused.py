@@ -37,7 +37,7 @@ class FusedElementwise(Elementwise):
     def branch(self, inner: Float[Tensor, "tokens inner"], linear: nn.Linear, gate: Vectors) -> Branch:
         """See `Elementwise.branch`."""
         # a copy, since a sharded weight is gone once its block is done
-        return Branch(F.linear(inner, linear.weight), linear.bias.clone(), gate)
+        return Branch(self._product(inner, linear), linear.bias.clone(), gate)
 
     def mlp(self, x: Tokens, up: nn.Linear, down: nn.Linear, gate: Vectors) -> Branch:
         """See `Elementwise.mlp`."""
@@ -54,7 +54,7 @@ class FusedElementwise(Elementwise):
         """See `Elementwise.attended`."""
         if not isinstance(plan, Tiled):
             return super().attended(x, projection, plan)
-        projected = _projected(x, projection)
+        projected = self._projected(x, projection)
         if torch.is_grad_enabled() or plan.forward is None:
             return _Attended.apply(plan.tiles, *projected).flatten(1)
         product, _, cos, sin, eps, *affine = projected
@@ -64,7 +64,7 @@ class FusedElementwise(Elementwise):
 
     def heads(self, x: Tokens, projection: QkvProjection) -> tuple[Heads, Heads, Heads]:
         """See `Elementwise.heads`."""
-        return _Heads.apply(*_projected(x, projection))
+        return _Heads.apply(*self._projected(x, projection))
 
     def add(self, x: Tokens, branch: Branch) -> Tokens:
         """See `Elementwise.add`."""
@@ -76,14 +76,17 @@ class FusedElementwise(Elementwise):
             return _Norm.apply(x, shift, scale, self._pieces)
         return _AddNorm.apply(x, *branch, shift, scale, self._pieces)
 
+    def _projected(self, x: Tokens, projection: QkvProjection) -> tuple[Any, ...]:
+        """The product, its bias, tables, eps and the norms' weights: what `_Heads` takes."""
+        linear, q_norm, k_norm, rotary = projection
+        # cuBLAS adds the bias while the product is in registers; its gradient is made where the product's is
+        product = self._product(x, linear, linear.bias.detach())
+        affine = [] if isinstance(q_norm, nn.Identity) else [q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias]
+        return product, linear.bias, rotary.cos, rotary.sin, getattr(q_norm, "eps", 0.0), *affine
 
-def _projected(x: Tokens, projection: QkvProjection) -> tuple[Any, ...]:
-    """The product, its bias, tables, eps and the norms' weights: what `_Heads` takes."""
-    linear, q_norm, k_norm, rotary = projection
-    # cuBLAS adds the bias while the product is in registers; its gradient is made where the product's is
-    product = F.linear(x, linear.weight, linear.bias.detach())
-    affine = [] if isinstance(q_norm, nn.Identity) else [q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias]
-    return product, linear.bias, rotary.cos, rotary.sin, getattr(q_norm, "eps", 0.0), *affine
+    def _product(self, x: Tensor, linear: nn.Linear, bias: Tensor | None = None) -> Tensor:
+        """X·weightᵀ (+ bias, without its gradient)."""
+        return F.linear(x, linear.weight, bias)
 
 
 class _Norm(torch.autograd.Function):

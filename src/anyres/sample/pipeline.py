@@ -107,14 +107,15 @@ class Pipeline:
             name: what to load.
             revision: branch, tag or commit of a hub repository.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-            dtype: of the network: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, else float32. The
-                autoencoder computes in float32 where the network does, else in bfloat16.
+            dtype: of the network: "float32", "bfloat16", "float16", "float8" (bfloat16 with the blocks' products in 8
+                bits), or "auto": bfloat16 on CUDA, else float32. The autoencoder computes in float32 where the network
+                does, else in bfloat16.
             attention: the attention backend.
 
         Raises:
             CheckpointError: files are missing, damaged, or do not belong together.
             ConfigError: nothing has this name.
-            BackendError: this machine lacks the device.
+            BackendError: this machine lacks the device, or the device lacks products in 8 bits.
         """
         from .folder import load
 

@@ -179,8 +179,9 @@ class TrainConfig:
     """Pictures during training."""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     """How those pictures are sampled, and what the exported model has as its defaults."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; "auto" is bfloat16 autocast on a GPU, float32 on a CPU."""
+    precision: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
+    """Of matrix products; "auto" is bfloat16 autocast on a GPU, float32 on a CPU; "float8" is bfloat16 with the blocks'
+    products in 8 bits, in one process on a GPU of compute capability 8.9 or more."""
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..rows import Rows
+from .float8 import scale_of
 from .pieces import Pieces, sums_by_image
 
 # loads are begun so many tokens ahead
@@ -40,18 +42,21 @@ class Affine(NamedTuple):
 
 
 def forward(
-    x: Tensor, addend: Addend | None, affine: Affine | None, pieces: Pieces, eps: float
+    x: Tensor, addend: Addend | None, affine: Affine | None, pieces: Pieces, eps: float, rows: Rows | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without an addend."""
+    """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without an addend.
+
+    Where `rows` are given, h is written into them, in 8 bits, and not returned.
+    """
     x = x.contiguous()
     out = torch.empty_like(x) if addend else x
-    h = torch.empty_like(x) if affine else None
+    h = torch.empty_like(x) if affine and rows is None else None
     f, bias, gate = _contiguous(addend) if addend else (x, x, x)
     shift, scale = affine or (x, x)
     _norm_forward[(len(pieces.bounds),)](
-        x, f, bias, gate, shift, scale, out, x if h is None else h, pieces.bounds,
+        x, f, bias, gate, shift, scale, out, x if h is None else h, *(rows or (x, x)), pieces.bounds,
         x.shape[1], gate.stride(0), shift.stride(0), scale.stride(0), eps,
-        ADDEND=addend is not None, NORM=affine is not None,
+        ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None,
         BLOCK=triton.next_power_of_2(x.shape[1]), **FORWARD,
     )  # fmt: skip
     return out, h
@@ -85,8 +90,9 @@ def backward(
     affine: Affine | None,
     pieces: Pieces,
     eps: float,
+    rows: Rows | None = None,
 ) -> Gradients:
-    """From the gradients of x' and h. `out` is x', which only the norm needs."""
+    """From the gradients of x' and h. `out` is x', which only the norm needs; f's is also written into `rows`."""
     d_out = d_out.contiguous()
     width = d_out.shape[1]
     d_x = torch.empty_like(d_out) if affine else d_out
@@ -97,9 +103,9 @@ def backward(
     partial = torch.empty(len(pieces.bounds), values, width, device=d_out.device, dtype=torch.float32)
     _norm_backward[(len(pieces.bounds),)](
         d_out, d_out if d_h is None else d_h.contiguous(), out, f, bias, gate, scale,
-        d_x, d_out if d_f is None else d_f, partial, pieces.bounds,
+        d_x, d_out if d_f is None else d_f, *(rows or (d_out, d_out)), partial, pieces.bounds,
         width, gate.stride(0), scale.stride(0), eps,
-        ADDEND=addend is not None, NORM=affine is not None,
+        ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None,
         BLOCK=triton.next_power_of_2(width), **BACKWARD,
     )  # fmt: skip
     sums = list(sums_by_image(partial, pieces).unbind(1))
@@ -117,9 +123,9 @@ def _contiguous(addend: Addend) -> Addend:
 
 @triton.jit
 def _norm_forward(
-    x, f, bias, gate, shift, scale, out, h, bounds,
+    x, f, bias, gate, shift, scale, out, h, row_values, row_scales, bounds,
     width, gate_stride, shift_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
     start, end = tl.load(bounds + 3 * piece).to(tl.int64), tl.load(bounds + 3 * piece + 1)
@@ -144,14 +150,19 @@ def _norm_forward(
             centred = tl.where(inside, value - tl.sum(value, axis=0) / width, 0.0)
             inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps)
             normed = centred * inverse * times + add
-            tl.store(h + at, normed.to(h.dtype.element_ty), mask=inside)
+            if EIGHT:
+                of_row = scale_of(tl.max(tl.abs(normed)))
+                tl.store(row_values + at, (normed / of_row).to(row_values.dtype.element_ty), mask=inside)
+                tl.store(row_scales + start + number, of_row)
+            else:
+                tl.store(h + at, normed.to(h.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _norm_backward(
-    d_out, d_h, out, f, bias, gate, scale, d_x, d_f, partial, bounds,
+    d_out, d_h, out, f, bias, gate, scale, d_x, d_f, row_values, row_scales, partial, bounds,
     width, gate_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
     start, end = tl.load(bounds + 3 * piece).to(tl.int64), tl.load(bounds + 3 * piece + 1)
@@ -188,7 +199,12 @@ def _norm_backward(
             added = tl.load(f + at, mask=inside, other=0.0).to(tl.float32) + b
             sum_gate += d_value * added
             sum_x += d_value
-            tl.store(d_f + at, (d_value * g).to(d_f.dtype.element_ty), mask=inside)
+            d_value *= g
+            tl.store(d_f + at, d_value.to(d_f.dtype.element_ty), mask=inside)
+            if EIGHT:
+                of_row = scale_of(tl.max(tl.abs(d_value)))
+                tl.store(row_values + at, (d_value / of_row).to(row_values.dtype.element_ty), mask=inside)
+                tl.store(row_scales + start + number, of_row)
     values: tl.constexpr = 2 * NORM + 2 * ADDEND
     to = partial + piece.to(tl.int64) * values * width + cols
     if NORM:
