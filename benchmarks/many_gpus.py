@@ -7,18 +7,17 @@ Starts the processes itself, one a GPU, without torchrun. Packs are made by the 
 of lengths like those of the paper's three variants (`packing.py`), 64 to 4,096 tokens; every number of GPUs trains on
 the same. Scaling is the rate on n GPUs over n times that on the fewest.
 
-weak: one pack a GPU and step, by DDP and FSDP2. sampling: the same packs of mixed sizes shared among the GPUs; images are
-compared with one GPU's. step: 131,072 tokens a step in eight packs, which one GPU adds up. saving: of that step on all
-GPUs, a checkpoint written while training goes on. resumed: that checkpoint of DDP's continued on two GPUs (of two: on
-one), and what comes of that on all of them, beside the losses of the run that was never stopped.
+weak: one pack a GPU and step, by DDP and FSDP2. sampling: the same packs of mixed sizes shared among the GPUs; their
+latents are compared with one GPU's. step: 131,072 tokens a step in eight packs, which one GPU adds up. saving: a
+checkpoint of that run on all GPUs, written while it goes on. resumed: the checkpoint of DDP's continued on two GPUs (of
+two: on one), and what comes of that on all of them, beside the losses of the run that went on.
 
-Each part is said and recorded as it ends. What fails is said, and the rest goes on. `--tiny` does all of it with a small
-network, on a CPU too.
+Each part is said and recorded as it ends. What fails is said, and the rest goes on. `--tiny` does all of it with a
+small network, on a CPU too.
 """
 
 import argparse
 import multiprocessing
-import os
 import sys
 import tempfile
 import time
@@ -98,6 +97,8 @@ def numbers_of_gpus(options: argparse.Namespace, device: torch.device) -> list[i
     there = torch.cuda.device_count() if on_gpu else 2
     counts = sorted(set(options.gpus or [1 << power for power in range(min(there, of_step).bit_length())]))
     require(not on_gpu or counts[-1] <= there, f"{counts[-1]} GPUs", f"at most the {there} that are here")
+    alone = "resumed" in options.parts and "saving" not in options.parts
+    require(not alone, "--parts resumed without saving", "a checkpoint to continue from", "add saving")
     uneven = [count for count in counts if count < 1 or of_step % count]
     require(not uneven, f"--gpus {uneven[:1]}", f"divisors of the step's {of_step} packs", "set --packs-per-step")
     require(options.packs % of_step == 0, f"--packs {options.packs}", f"a multiple of the {of_step} packs of a step")
@@ -132,6 +133,8 @@ def launched(job: Job, plan: Plan) -> bool:
         monitor_interval=0.1,
         start_method="forkserver",
     )
+    if "resumed" in job.parts and not (plan.folder / "undisturbed.json").exists():
+        return False  # its checkpoint has failed, which is said
     try:
         elastic_launch(launch, work)(job, plan)
     except ChildFailedError as error:
@@ -146,7 +149,7 @@ def launched(job: Job, plan: Plan) -> bool:
 
 def work(job: Job, plan: Plan) -> None:
     """One process's part of a job."""
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.count))
+    torch.set_num_threads(1)  # as torchrun does
     ranks = Ranks.from_environment()
     kinds = ("ddp", "fsdp") if ranks.world > 1 else ("alone",)
     device = pick_device(ranks.device(plan.device))

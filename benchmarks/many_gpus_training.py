@@ -113,9 +113,10 @@ def training(
     else:
         randomise(state)
     with closing(steps_of(state, loader, config)) as running:
-        yield Training(parallel=parallel, config=config, state=state, steps=running)
+        run = Training(parallel=parallel, config=config, state=state, steps=running)
+        yield run
     state.release()
-    del state
+    del run.state, run.steps, running, state  # who has the run may hold it until there is the next
     gc.collect()
     if team.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -77,8 +77,9 @@ def shares(kernels: dict[str, float]) -> dict:
 
 
 class Timeline(TypedDict):
-    """Milliseconds of a step: of the exchange between processes, of that what no other kernel runs beside, of neither."""
+    """Milliseconds of a step in which kernels run, the processes' exchange does, that does alone, and neither does."""
 
+    kernels_ms: float
     exchange_ms: float
     exposed_ms: float
     idle_ms: float
@@ -100,9 +101,13 @@ def covered(spans: Sequence[tuple[float, float, bool]], steps: int) -> Timeline:
     """From each kernel's start and end in microseconds, and whether it is of the exchange."""
     edges = sorted((time, change, kind) for start, end, kind in spans for time, change in ((start, 1), (end, -1)))
     running = {True: 0, False: 0}
-    found, before = {"exchange_ms": 0.0, "exposed_ms": 0.0, "idle_ms": 0.0}, edges[0][0] if edges else 0.0
+    found, before = (
+        {"kernels_ms": 0.0, "exchange_ms": 0.0, "exposed_ms": 0.0, "idle_ms": 0.0},
+        edges[0][0] if edges else 0.0,
+    )
     for time, change, kind in edges:
         span, before = (time - before) / 1000 / steps, time
+        found["kernels_ms"] += span * (running[False] > 0)
         found["exchange_ms"] += span * (running[True] > 0)
         found["exposed_ms"] += span * (running[True] > 0 and not running[False])
         found["idle_ms"] += span * (not running[True] and not running[False])
