@@ -57,9 +57,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = pick_device(options.device)
-    sizes, sampled, model = SIZES, 16, TINY
+    sizes, sampled, warm_up, model = SIZES, 16, 24, TINY
     if options.tiny:
-        options.tokens, options.packs, sizes, sampled = 256, 8, ("64x64", "128x128", "256x128"), 4
+        options.tokens, options.packs, options.packs_per_step, warm_up = 256, 4, 4, 4
+        sizes, sampled = ("64x64", "128x128", "256x128"), 4
     else:
         model = NiTConfig.preset(options.preset, num_classes=CLASSES)
     counts = numbers_of_gpus(options, device)
@@ -71,6 +72,7 @@ def main() -> None:
             model=model,
             tokens=options.tokens,
             packs=options.packs,
+            warm_up=warm_up,
             packs_per_step=options.packs_per_step,
             sizes=sizes,
             sampled=sampled,
@@ -100,8 +102,17 @@ def numbers_of_gpus(options: argparse.Namespace, device: torch.device) -> list[i
     alone = "resumed" in options.parts and "saving" not in options.parts
     require(not alone, "--parts resumed without saving", "a checkpoint to continue from", "add saving")
     uneven = [count for count in counts if count < 1 or of_step % count]
-    require(not uneven, f"--gpus {uneven[:1]}", f"divisors of the step's {of_step} packs", "set --packs-per-step")
-    require(options.packs % of_step == 0, f"--packs {options.packs}", f"a multiple of the {of_step} packs of a step")
+    require(
+        not uneven,
+        f"--gpus {' '.join(map(str, uneven))}",
+        f"divisors of the step's {of_step} packs",
+        "set --packs-per-step",
+    )
+    require(
+        options.packs > 0 and options.packs % of_step == 0,
+        f"--packs {options.packs}",
+        f"a multiple of the {of_step} packs of a step",
+    )
     return counts
 
 

@@ -25,6 +25,7 @@ class Plan:
         model: the network.
         tokens: room of a pack.
         packs: timed ones, the same for every number of GPUs.
+        warm_up: packs before them: kernels are compiled, the step is recorded, connections are made.
         packs_per_step: of the published step.
         sizes: of the images that are sampled, in px.
         sampled: packs of them.
@@ -38,6 +39,7 @@ class Plan:
     model: NiTConfig
     tokens: int
     packs: int
+    warm_up: int
     packs_per_step: int
     sizes: tuple[str, ...]
     sampled: int

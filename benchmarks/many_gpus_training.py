@@ -32,9 +32,8 @@ from .profiling import Timeline, timeline
 from .recording import device_name
 
 T = TypeVar("T")
-WARM_UP = 24  # packs: kernels are compiled, the step is recorded, connections are made
 GONE_ON = 3  # steps of each part of the run that changes its number of GPUs
-PLAIN = 6  # steps that are waited for one by one, before a checkpoint
+PLAIN = 4  # steps that are waited for one by one, before a checkpoint
 LONGEST = 600  # steps in which a checkpoint should be written
 
 
@@ -95,7 +94,7 @@ class Training:
 def training(
     plan: Plan, team: Team, parallel: str, packs_per_step: int, *, goes_on: bool = False
 ) -> Iterator[Training]:
-    """A run on made latents, from random weights or from the newest checkpoint of the plan's folder."""
+    """A run on made latents: warm, from random weights, or continued from the checkpoint in the plan's folder."""
     config = plan.config(parallel, packs_per_step)
     made: Any = MadeLatents(config.model.channels, plan.tokens)  # all of a dataset that the loader asks for
     loader = PackLoader(
@@ -113,6 +112,8 @@ def training(
     else:
         randomise(state)
     with closing(steps_of(state, loader, config)) as running:
+        for _ in islice(running, 0 if goes_on else plan.warm_up // packs_per_step):
+            pass
         run = Training(parallel=parallel, config=config, state=state, steps=running)
         yield run
     state.release()
@@ -151,10 +152,8 @@ def randomise(state: TrainState) -> None:
 
 
 def speed(run: Training, plan: Plan, part: str) -> None:
-    """A step after the warm-up, the same packs for every number of processes; of times, the longest."""
+    """A step, on the same packs for every number of processes; of times, the longest."""
     team, of_step = run.team, run.config.packs_per_step
-    for _ in islice(run.steps, WARM_UP // of_step):
-        pass
     together(team)
     start = time.perf_counter()
     done = list(islice(run.steps, plan.packs // of_step))
@@ -201,8 +200,6 @@ def saving(run: Training, plan: Plan) -> None:
         synchronize(team)
         return 1000 * (time.perf_counter() - before)
 
-    for _ in islice(run.steps, WARM_UP // run.config.packs_per_step):
-        pass
     together(team)
     plain = [one() for _ in range(PLAIN)]
     losses.clear()
