@@ -1,7 +1,7 @@
 """Shapes and types of every call are checked while the tests run (jaxtyping + beartype).
 
 `pytest --no-float64` runs the tests as on a device without float64: whatever makes such a tensor fails, except in tests
-marked `float64`.
+marked `float64`. `pytest` without a path shares the tests among a process a core (pytest-xdist).
 """
 
 import importlib.util
@@ -40,6 +40,25 @@ install_import_hook("anyres", "tests.conftest.check_types")
 # a test's first example may have to wait for a compiler or a library
 settings.register_profile("anyres", deadline=None)
 settings.load_profile("anyres")
+
+
+MOST_WORKERS = 4  # each takes a gigabyte, and the longest tests bound what more would gain
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist, which reads what is set here
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Several processes where the tests are many: with a path, a debugger, `-s` or a GPU, one."""
+    option = config.option
+    if getattr(option, "numprocesses", 0) is not None:
+        return  # the command says how many, or pytest-xdist is not there
+    a_worker = "PYTEST_XDIST_WORKER" in os.environ  # it has no `-n` either
+    with_a_path = config.args_source is pytest.Config.ArgsSource.ARGS
+    watched = option.usepdb or option.capture == "no" or option.collectonly
+    if a_worker or with_a_path or watched or torch.cuda.is_available():
+        return
+    option.numprocesses, option.dist = "auto", "worksteal"
+    option.maxprocesses = option.maxprocesses or MOST_WORKERS
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers fill the cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

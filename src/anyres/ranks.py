@@ -43,6 +43,10 @@ class Ranks:
         many = self.world > 1 and name in ("auto", "cuda") and torch.cuda.is_available()
         return f"cuda:{self.local}" if many else name
 
+    def share(self, parts: int) -> range:
+        """Which of a work's parts, counted from 0, this process does; the others do the others."""
+        return range(self.rank, parts, self.world)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:

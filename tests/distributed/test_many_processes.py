@@ -118,7 +118,10 @@ def test_the_update_in_two_passes_is_the_same_on_all_weights_and_on_parts(
 
 
 def trained_by_kernels(config: TrainConfig, data: Path, out: Path) -> Any:
-    update.pick_kernels = lambda *_: "triton"  # in its interpreter
+    from anyres.train.kernels import adamw
+
+    adamw.BLOCK = adamw.CHUNK  # fewer turns for the interpreter, which takes its time for each
+    update.pick_kernels = lambda *_: "triton"
     return trained(config, data, out)
 
 
