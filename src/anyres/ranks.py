@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from .errors import BackendError
+
 T = TypeVar("T")
 WAIT = timedelta(days=7)  # a rank may be long behind the others
 PATIENCE = timedelta(seconds=10)  # with torchrun's store, before an error is said
@@ -50,8 +52,9 @@ class Ranks:
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:
-            self._meet()
-            dist.barrier()
+            with self.together():
+                self._meet()
+                dist.barrier()
 
     @contextmanager
     def leading_first(self) -> Iterator[None]:
@@ -64,8 +67,27 @@ class Ranks:
 
     def add(self, name: str, amount: int) -> int:
         """Add to a number that several processes share; gives what it has come to."""
-        self._meet()
-        return _kept[0].add(name, amount)
+        with self.together():
+            self._meet()
+            return _kept[0].add(name, amount)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what waits for other processes.
+
+        Raises:
+            BackendError: one of them has gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_lost_connection(error):
+                raise
+            raise BackendError(
+                f"process {self.rank} of {self.world} has lost another one: {str(error).splitlines()[0]}",
+                wanted="all processes until the end",
+                fix="see what the first of them to end says, and run the same command again: what is done is kept",
+            ) from error
 
     def _meet(self) -> None:
         if not dist.is_initialized():
@@ -94,9 +116,10 @@ class Ranks:
         """
         if self.world == 1:
             return value
-        self._meet()
         values = [value]
-        dist.broadcast_object_list(values, src=0, group=group)
+        with self.together():
+            self._meet()
+            dist.broadcast_object_list(values, src=0, group=group)
         return values[0]
 
 
@@ -109,6 +132,11 @@ def meeting_store(timeout: timedelta) -> Store:
     store = next(rendezvous("env://", timeout=timeout))[0]
     on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
     return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), store) if on_one_machine else store
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether it is one of torch.distributed's; gloo's are plain RuntimeErrors that name its source."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 _kept: list[Store] = []  # this process's, once it has met the others

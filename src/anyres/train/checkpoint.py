@@ -22,7 +22,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from ..config import from_dict, to_dict
 from ..errors import AnyResError, CheckpointError
 from ..files import make_folder, read_json, remove_leftovers, replacing, write_json, writing
-from .distributed import Team, is_lost_connection
+from ..ranks import is_lost_connection
+from .distributed import Team
 from .state import Progress, TrainState
 
 logger = logging.getLogger(__name__)
