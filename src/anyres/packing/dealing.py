@@ -86,9 +86,10 @@ def _exchange(
     room = budget - int(lengths[poor].sum())
     given, taken = (_Runs.of(pack, lengths, cost, rng) for pack in (rich, poor))
     # for each run that may be given: the run of as many tokens whose cost is nearest to what would be best for it
-    order = np.lexsort((taken.costs, taken.tokens))
     scale = 2 * float(max(given.costs.max(), taken.costs.max()) + wanted) + 1
-    place = np.searchsorted((taken.tokens * scale + taken.costs)[order], given.tokens * scale + given.costs - wanted)
+    keys = taken.tokens * scale + taken.costs
+    order = keys.argsort(kind="stable")  # the same on every machine: each process deals for itself
+    place = np.searchsorted(keys[order], given.tokens * scale + given.costs - wanted)
     partners = np.stack([order[np.clip(place + shift, 0, len(order) - 1)] for shift in (-1, 0)])
     exchanged = np.where(taken.tokens[partners] == given.tokens, given.costs - taken.costs[partners], np.inf)
     gifts = np.where(given.tokens <= room, given.costs, np.inf)
