@@ -30,7 +30,8 @@ if importlib.util.find_spec("triton"):
     import anyres.model.kernels.gelu
     import anyres.model.kernels.norms
     import anyres.model.kernels.rotation
-    import anyres.train.kernels.adamw  # noqa: F401
+    import anyres.train.kernels.adamw
+    import anyres.train.kernels.normal  # noqa: F401
 
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int where a float is asked for is fine
 install_import_hook("anyres", "tests.conftest.check_types")

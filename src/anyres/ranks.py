@@ -1,15 +1,21 @@
 """Several processes that share the work, as torchrun starts them; alone, there is one."""
 
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 WAIT = timedelta(days=7)  # a rank may be long behind the others
+PATIENCE = timedelta(seconds=10)  # with torchrun's store, before an error is said
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,47 @@ class Ranks:
         many = self.world > 1 and name in ("auto", "cuda") and torch.cuda.is_available()
         return f"cuda:{self.local}" if many else name
 
+    def share(self, parts: int) -> range:
+        """Which of a work's parts, counted from 0, this process does; the others do the others."""
+        return range(self.rank, parts, self.world)
+
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.world == 1:
-            return
+        if self.world > 1:
+            self._store()
+            dist.barrier()
+
+    @contextmanager
+    def leading_first(self) -> Iterator[None]:
+        """The leading process goes through the block before the others, who find done what it needed to do once."""
+        if self.rank > 0:
+            self.wait()
+        yield
+        if self.rank == 0:
+            self.wait()
+
+    def add(self, name: str, amount: int) -> int:
+        """Add to a number that several processes share; gives what it has come to."""
+        return self._store().add(name, amount)
+
+    def _store(self) -> Store:
         if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=WAIT)
-        dist.barrier()
+            _kept.append(meeting_store(WAIT))
+            dist.init_process_group("gloo", store=_kept[0], rank=self.rank, world_size=self.world, timeout=WAIT)
+        return _kept[0]
+
+    def first_to_say(self, text: str) -> bool:
+        """Whether none of the processes that torchrun has started together has said this yet; alone, one is the first.
+
+        They ask torchrun's own store, so that nobody waits for a process that has ended.
+        """
+        if self.world == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return True
+        name = f"anyres said {hashlib.sha256(text.encode()).hexdigest()}"
+        try:
+            return meeting_store(PATIENCE).add(name, 1) == 1
+        except RuntimeError:  # it has gone: better said twice than never
+            return True
 
     def told(self, value: T) -> T:
         """The leading process's value, in all processes."""
@@ -55,4 +95,16 @@ class Ranks:
         return values[0]
 
 
+def meeting_store(timeout: timedelta) -> Store:
+    """Where processes that torchrun has started find each other.
+
+    torchrun keeps one for all its attempts, where those started again would find addresses of those that have gone. On
+    one machine the number of the attempt tells them apart; on several, each counts its own attempts.
+    """
+    store = next(rendezvous("env://", timeout=timeout))[0]
+    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), store) if on_one_machine else store
+
+
+_kept: list[Store] = []  # this process's, once it has met the others
 _NAMES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))

@@ -142,6 +142,25 @@ def test_a_process_that_dies_is_brought_back_by_torchrun_or_ends_the_job(data: P
     assert newest(out) >= saved
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data", "nowhere", "--out", "run"], "there is no folder nowhere"),
+        (["--dat", "nowhere"], "Unrecognized options: --dat"),
+        (["--plan", "--packs-per-step", "2"], "recipe   tutorial"),
+    ],
+)
+def test_what_all_processes_would_say_is_said_once(options: list[str], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    command += ["-m", "anyres", "train", "tutorial", *options]
+    job = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert job.returncode == (0 if "--plan" in options else 1)  # torchrun's own
+    assert (job.stdout + job.stderr).count(said) == 1, job.stdout + job.stderr
+    if "--plan" not in options:
+        assert re.search(r"exitcode\s*: 2 ", job.stderr)
+
+
 def wait_until(condition: Callable[[], bool], job: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + 120
     while not condition():

@@ -11,7 +11,6 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 
 from .. import noise
 from ..grid import Cells, Grid, patchify
@@ -137,7 +136,7 @@ class PackLoader:
             rows, of_variants, self.left_out = rows[kept], of_variants[kept], int((~kept).sum())
         own = dataset.cells[rows]
         self._dataset, self._rows, self._patch, self._seed = dataset, rows, patch, seed
-        self._flip, self._features = flip, features
+        self._flip, self._features, self._scaling = flip, features, dataset.scaling.of_tokens(patch)
         self._cells = fit_to_budget(own, patch, packing, lambda row: dataset.sources[int(rows[row])])
         self.shrunk = int((self._cells != own).any(axis=1).sum())
         self.lengths = (self._cells // patch).prod(axis=1, dtype=np.int64)
@@ -170,7 +169,7 @@ class PackLoader:
         for row, flipped, grid in zip(pack.indices, pack.flipped, pack.layout.grids, strict=True):
             own = Cells(*self._dataset.cells[row].tolist()).grid(self._patch)
             seen = self._features.read(row, flipped=flipped)
-            parts.append(seen if grid == own else _resampled(seen, own, grid))
+            parts.append(seen if grid == own else resampled(seen, own, grid))
         return F.pad(torch.cat(parts), (0, 0, 0, pack.layout.shape.tokens - pack.layout.tokens))
 
     def advance(self, position: Position, packs: int) -> Position:
@@ -238,16 +237,15 @@ class PackLoader:
         layout = PackLayout.from_grids([c.grid(self._patch) for c in cells], self._shape)
         flips = of_pack.flips.tolist()
         parts = [self._tokens(image, c, flip) for image, c, flip in zip(images, cells, flips, strict=True)]
-        # scaled once a pack; a token's values are (channels, patch, patch), flattened
-        cells_of_tokens = rearrange(torch.cat(parts).float(), "t (c p) -> t p c", p=self._patch**2)
-        latents = rearrange(self._dataset.scaling.to_model(cells_of_tokens), "t p c -> t (c p)")
+        padding = parts[0].new_zeros(layout.shape.tokens - layout.tokens, parts[0].shape[1])
+        latents = self._scaling.to_model(torch.cat([*parts, padding]))
+        latents[layout.tokens :] = 0
         labels = torch.zeros(layout.shape.images, dtype=torch.int64)
         rows = self._rows[images]
         labels[: layout.images] = torch.from_numpy(self._dataset.labels[rows].astype(np.int64))
-        padding = layout.shape.tokens - layout.tokens
         return Pack(
             layout=layout,
-            latents=F.pad(latents, (0, 0, 0, padding)),
+            latents=latents,
             labels=labels,
             indices=tuple(rows.tolist()),
             flipped=tuple(flips),
@@ -258,7 +256,7 @@ class PackLoader:
         row = int(self._rows[image])
         own = Cells(*self._dataset.cells[row].tolist())
         latent = self._dataset.read_raw(row, flipped=flipped)
-        return patchify(latent if cells == own else _resampled(latent, own, cells), cells, self._patch)
+        return patchify(latent if cells == own else resampled(latent, own, cells), cells, self._patch)
 
     def _plan(self, epoch: int) -> "_Plan":
         known = self._plans.get(epoch)  # without the lock, which is held for long while another epoch is planned
@@ -301,7 +299,7 @@ class _Images:
 _Hand = list[tuple[int, _Images]]
 
 
-def _resampled(latent: Num[Tensor, "own channels"], own: Extent, wanted: Extent) -> Num[Tensor, "wanted channels"]:
+def resampled(latent: Num[Tensor, "own channels"], own: Extent, wanted: Extent) -> Num[Tensor, "wanted channels"]:
     """A smaller latent of the same picture, by averaging cells: near what encoding the smaller picture gives."""
     # (cells, channels) → a map of (1, channels, height, width), as torch resamples it
     as_map = latent.float().T.reshape(1, -1, own.height, own.width)

@@ -88,8 +88,7 @@ class PackLayout:
         shape = shape or PackShape(tokens, len(grids), longest)
         lengths = _segments([grid.tokens for grid in grids], shape)
         padding = shape.tokens - tokens
-        places = {grid: coordinates(grid) for grid in set(grids)}
-        positions = torch.cat([places[grid] for grid in grids])
+        positions = coordinates(*grids)
         extents = torch.ones(shape.images, 2, dtype=torch.int32)
         extents[: len(grids)] = torch.tensor([(grid.height, grid.width) for grid in grids], dtype=torch.int32)
         return cls(

@@ -4,7 +4,6 @@ The network knows nothing of this. Alone, a process is a team of one, for which 
 """
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,9 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,7 +23,7 @@ from ..errors import BackendError, ConfigError
 from ..model.config import NiTConfig
 from ..model.layers import Block
 from ..model.nit import NiT
-from ..ranks import Ranks
+from ..ranks import Ranks, meeting_store
 from ..shapes import Tensor
 from .config import TrainConfig
 from .precision import in_bfloat16
@@ -150,7 +147,8 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
         torch.cuda.set_device(device)
     try:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_store(), rank=ranks.rank, world_size=ranks.world, timeout=WAIT)
+        store = meeting_store(WAIT)
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world, timeout=WAIT)
         control, saving = (dist.new_group(backend="gloo", timeout=WAIT) for _ in range(2))
         sharded = shards(config, device)
         if ranks.rank == 0:
@@ -170,27 +168,18 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
 
 def _check(config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
     if config.packs_per_step % ranks.world:
+        packs = -(-config.packs_per_step // ranks.world) * ranks.world
+        budget = config.packing.budget * config.packs_per_step // packs
         raise ConfigError(
             f"packs_per_step = {config.packs_per_step} cannot be shared equally among {ranks.world} processes",
             wanted="a multiple of the number of processes",
-            fix=f"set --packs-per-step {-(-config.packs_per_step // ranks.world) * ranks.world}, "
+            fix=f"set --packs-per-step {packs}, with --packing.budget {budget} for as many tokens a step, "
             "or start as many processes as divide it",
         )
     if device.type not in ("cpu", "cuda"):
         raise BackendError(
             f"several processes cannot train on {device.type}", wanted="cuda or cpu", fix="start one process"
         )
-
-
-def _store() -> Store:
-    """Where the processes find each other.
-
-    torchrun keeps one for all its attempts, where those started again would find addresses of those that have gone. On
-    one machine the number of the attempt tells them apart; on several, each counts its own attempts.
-    """
-    store = next(rendezvous("env://", timeout=WAIT))[0]
-    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-    return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), store) if on_one_machine else store
 
 
 def shards(config: TrainConfig, device: torch.device) -> bool:
