@@ -56,7 +56,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     watched = option.usepdb or option.capture == "no" or option.collectonly
     if a_worker or with_a_path or watched or torch.cuda.is_available():
         return
-    option.numprocesses, option.dist = "auto", "worksteal"
+    option.numprocesses, option.dist = "logical", "worksteal"
     option.maxprocesses = option.maxprocesses or MOST_WORKERS
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers fill the cores
 

@@ -39,6 +39,8 @@ def test_all_of_it_in_one_process_and_two(tmp_path: Path, monkeypatch: pytest.Mo
         assert [(row["gpus"], row["parallel"]) for row in rows] == kinds
         assert [row["packs_per_step"] for row in rows] == packs
         assert len({row["tokens"] for row in rows}) == 1  # the same images
+        for row in rows:
+            assert row["tokens_a_second"] == pytest.approx(1000 * row["tokens"] / row["steps"] / row["ms"])
         assert rows[0]["scaling"] == 1
         assert rows[1]["scaling"] == pytest.approx(rows[1]["tokens_a_second"] / rows[0]["tokens_a_second"] / 2)
         assert rows[0]["imbalance"] == 0

@@ -152,7 +152,7 @@ def test_a_process_that_dies_is_brought_back_by_torchrun_or_ends_the_job(data: P
     ],
 )
 def test_what_all_processes_would_say_is_said_once(options: list[str], said: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "anyres", "train", "tutorial", *options]
     job = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert job.returncode == (0 if "--plan" in options else 1)  # torchrun's own
