@@ -83,8 +83,9 @@ class Ranks:
         except RuntimeError as error:
             if not is_lost_connection(error):
                 raise
+            reason = str(error).splitlines()[0].split(". ")[0]  # its advice is for programmers
             raise BackendError(
-                f"process {self.rank} of {self.world} has lost another one: {str(error).splitlines()[0]}",
+                f"process {self.rank} of {self.world} has lost another one: {reason}",
                 wanted="all processes until the end",
                 fix="see what the first of them to end says, and run the same command again: what is done is kept",
             ) from error
