@@ -186,14 +186,14 @@ def check_norms(device: str, dtype: torch.dtype) -> None:
     x, f, d_out, d_h = (torch.randn(tokens, width, device=device).to(dtype) for _ in range(4))
     gate, shift, scale = torch.randn(images, 3, width, device=device).to(dtype).unbind(1)
     addend = norms.Addend(f, torch.randn(width, device=device).to(dtype), gate)
-    given = addend, norms.Affine(shift, scale), cut(layout.cu_seqlens, tokens), NORM_EPS
+    given, pieces = (addend, norms.Affine(shift, scale)), cut(layout.cu_seqlens, tokens)
     rows, d_rows = Rows.empty(x.shape, x.device), Rows.empty(x.shape, x.device)
-    out, h = norms.forward(x, *given)
-    again, nothing = norms.forward(x, *given, rows)
+    out, h = norms.forward(x, *given, layout.image_index, NORM_EPS)
+    again, nothing = norms.forward(x, *given, layout.image_index, NORM_EPS, rows)
     assert nothing is None
     assert torch.equal(again, out)
     assert_rounded(rows, h)
-    grads = norms.backward(d_out, d_h, out, *given, d_rows)
+    grads = norms.backward(d_out, d_h, out, *given, pieces, NORM_EPS, d_rows)
     assert_rounded(d_rows, grads.f)
 
 

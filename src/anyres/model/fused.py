@@ -68,13 +68,13 @@ class FusedElementwise(Elementwise):
 
     def add(self, x: Tokens, branch: Branch) -> Tokens:
         """See `Elementwise.add`."""
-        return _Add.apply(x, *branch, self._pieces)
+        return _Add.apply(x, *branch, self.image_index, self._pieces)
 
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """See `Elementwise.norm`."""
         if branch is None:
-            return _Norm.apply(x, shift, scale, self._pieces)
-        return _AddNorm.apply(x, *branch, shift, scale, self._pieces)
+            return _Norm.apply(x, shift, scale, self.image_index, self._pieces)
+        return _AddNorm.apply(x, *branch, shift, scale, self.image_index, self._pieces)
 
     def _projected(self, x: Tokens, projection: QkvProjection) -> tuple[Any, ...]:
         """The product, its bias, tables, eps and the norms' weights: what `_Heads` takes."""
@@ -91,8 +91,10 @@ class FusedElementwise(Elementwise):
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, pieces: Pieces) -> tuple[Tensor, Tensor]:
-        x, h = norms.forward(x, None, norms.Affine(shift, scale), pieces, NORM_EPS)
+    def forward(
+        ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, image_index: Tensor, pieces: Pieces
+    ) -> tuple[Tensor, Tensor]:
+        x, h = norms.forward(x, None, norms.Affine(shift, scale), image_index, NORM_EPS)
         assert h is not None  # noqa: S101 - an affine was given
         ctx.save_for_backward(x, shift, scale)
         ctx.pieces = pieces
@@ -103,13 +105,15 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, d_x: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, scale = ctx.saved_tensors
         grads = norms.backward(d_x, d_h, x, None, norms.Affine(shift, scale), ctx.pieces, NORM_EPS)
-        return grads.x, grads.shift, grads.scale, None
+        return grads.x, grads.shift, grads.scale, None, None
 
 
 class _Add(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, f: Tensor, bias: Tensor, gate: Tensor, pieces: Pieces) -> Tensor:
-        out, _ = norms.forward(x, norms.Addend(f, bias, gate), None, pieces, NORM_EPS)
+    def forward(
+        ctx: Any, x: Tensor, f: Tensor, bias: Tensor, gate: Tensor, image_index: Tensor, pieces: Pieces
+    ) -> Tensor:
+        out, _ = norms.forward(x, norms.Addend(f, bias, gate), None, image_index, NORM_EPS)
         ctx.save_for_backward(f, bias, gate)
         ctx.pieces = pieces
         return out
@@ -119,16 +123,24 @@ class _Add(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         f, bias, gate = ctx.saved_tensors
         grads = norms.backward(d_out, None, d_out, norms.Addend(f, bias, gate), None, ctx.pieces, NORM_EPS)
-        return grads.x, grads.f, grads.bias, grads.gate, None
+        return grads.x, grads.f, grads.bias, grads.gate, None, None
 
 
 class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, f: Tensor, bias: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, pieces: Pieces
+        ctx: Any,
+        x: Tensor,
+        f: Tensor,
+        bias: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        image_index: Tensor,
+        pieces: Pieces,
     ) -> tuple[Tensor, Tensor]:
         addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
-        out, h = norms.forward(x, addend, affine, pieces, NORM_EPS)
+        out, h = norms.forward(x, addend, affine, image_index, NORM_EPS)
         assert h is not None  # noqa: S101 - an affine was given
         ctx.save_for_backward(out, *addend, *affine)
         ctx.pieces = pieces
@@ -140,7 +152,7 @@ class _AddNorm(torch.autograd.Function):
         out, f, bias, gate, shift, scale = ctx.saved_tensors
         addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
         grads = norms.backward(d_out, d_h, out, addend, affine, ctx.pieces, NORM_EPS)
-        return grads.x, grads.f, grads.bias, grads.gate, grads.shift, grads.scale, None
+        return grads.x, grads.f, grads.bias, grads.gate, grads.shift, grads.scale, None, None
 
 
 class _BiasGelu(torch.autograd.Function):

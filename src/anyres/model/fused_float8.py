@@ -46,7 +46,7 @@ class Float8Elementwise(FusedElementwise):
         if branch is None:
             return super().norm(x, branch, shift, scale)
         rows = Rows.empty(x.shape, x.device)
-        x, h = _AddNorm.apply(x, *branch, shift, scale, self._pieces, self._made, rows)
+        x, h = _AddNorm.apply(x, *branch, shift, scale, self.image_index, self._pieces, self._made, rows)
         return x, self._made.remember(h, rows)
 
     def last_norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> Tokens:
@@ -137,12 +137,13 @@ class _AddNorm(torch.autograd.Function):
         gate: Tensor,
         shift: Tensor,
         scale: Tensor,
+        image_index: Tensor,
         pieces: Pieces,
         made: _Made,
         rows: Rows,
     ) -> tuple[Tensor, Tensor]:
         addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
-        out, _ = norms.forward(x, addend, affine, pieces, NORM_EPS, rows)
+        out, _ = norms.forward(x, addend, affine, image_index, NORM_EPS, rows)
         ctx.save_for_backward(out, *addend, *affine)
         ctx.pieces, ctx.made = pieces, made
         # what stands for the normalised tokens has no memory: not a number anywhere, if it were read after all
@@ -157,4 +158,4 @@ class _AddNorm(torch.autograd.Function):
         grads = norms.backward(d_out, d_h, out, addend, affine, ctx.pieces, NORM_EPS, rows)
         assert grads.f is not None  # noqa: S101 - there is an addend
         d_f = ctx.made.remember(grads.f, rows)
-        return grads.x, d_f, grads.bias, grads.gate, grads.shift, grads.scale, None, None, None
+        return grads.x, d_f, grads.bias, grads.gate, grads.shift, grads.scale, None, None, None, None

@@ -25,7 +25,7 @@ WEIGHT, COLUMNS = {"TILE": 64, "num_warps": 4}, {"TILE": 128, "num_warps": 8}  #
 def rows_of(x: Tensor) -> Rows:
     """A (rows, width) tensor in 8 bits."""
     x, rows = x.contiguous(), Rows.empty(x.shape, x.device)
-    _write_rows[(triton.cdiv(len(x), ROWS["ROWS"]),)](x, *rows, *x.shape, **_cut(x.shape[1]), **ROWS)
+    _write_rows[(triton.cdiv(len(x), ROWS["ROWS"]),)](x, *rows, *x.shape, **cut_width(x.shape[1]), **ROWS)
     return rows
 
 
@@ -50,7 +50,7 @@ def gelu_forward(product: Tensor, bias: Tensor) -> Rows:
     """gelu(product + bias) of (tokens, width)."""
     (tokens, width), rows = product.shape, Rows.empty(product.shape, product.device)
     grid = (triton.cdiv(tokens, FORWARD["ROWS"]),)
-    _gelu_forward[grid](product, bias, *rows, tokens, width, **_cut(width), **FORWARD)
+    _gelu_forward[grid](product, bias, *rows, tokens, width, **cut_width(width), **FORWARD)
     return rows
 
 
@@ -59,11 +59,12 @@ def gelu_backward(d_out: Tensor, product: Tensor, bias: Tensor) -> tuple[Rows, T
     (tokens, width), rows, d_out = product.shape, Rows.empty(product.shape, product.device), d_out.contiguous()
     programs = triton.cdiv(tokens, BACKWARD["ROWS"])
     partial = torch.empty(programs, width, device=product.device, dtype=torch.float32)
-    _gelu_backward[(programs,)](d_out, product, bias, *rows, partial, tokens, width, **_cut(width), **BACKWARD)
+    _gelu_backward[(programs,)](d_out, product, bias, *rows, partial, tokens, width, **cut_width(width), **BACKWARD)
     return rows, partial.sum(0)
 
 
-def _cut(width: int) -> dict[str, Any]:
+def cut_width(width: int) -> dict[str, Any]:
+    """A row's width in two powers of two, of which the second may be greater than what is left, or 0."""
     main = triton.next_power_of_2(width + 1) // 2
     return {"MAIN": main, "REST": triton.next_power_of_2(width - main) if width > main else 0}
 

@@ -12,12 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..rows import Rows
-from .float8 import scale_of
+from .float8 import cut_width, scale_of
 from .pieces import Pieces, sums_by_image
 
-# loads are begun so many tokens ahead
-FORWARD = {"AHEAD": 3, "num_warps": 8}
-BACKWARD = {"AHEAD": 4, "num_warps": 4}
+FORWARD = {"num_warps": 2}
+BACKWARD = {"AHEAD": 4, "num_warps": 4}  # loads are begun so many tokens ahead
 
 
 class Addend(NamedTuple):
@@ -42,22 +41,22 @@ class Affine(NamedTuple):
 
 
 def forward(
-    x: Tensor, addend: Addend | None, affine: Affine | None, pieces: Pieces, eps: float, rows: Rows | None = None
+    x: Tensor, addend: Addend | None, affine: Affine | None, image_index: Tensor, eps: float, rows: Rows | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without an addend.
 
-    Where `rows` are given, h is written into them, in 8 bits, and not returned.
+    `image_index` is the row of each token's image. Where `rows` are given, h is written into them, in 8 bits, and not
+    returned.
     """
     x = x.contiguous()
     out = torch.empty_like(x) if addend else x
     h = torch.empty_like(x) if affine and rows is None else None
     f, bias, gate = _contiguous(addend) if addend else (x, x, x)
     shift, scale = affine or (x, x)
-    _norm_forward[(len(pieces.bounds),)](
-        x, f, bias, gate, shift, scale, out, x if h is None else h, *(rows or (x, x)), pieces.bounds,
+    _norm_forward[(len(x),)](
+        x, f, bias, gate, shift, scale, out, x if h is None else h, *(rows or (x, x)), image_index,
         x.shape[1], gate.stride(0), shift.stride(0), scale.stride(0), eps,
-        ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None,
-        BLOCK=triton.next_power_of_2(x.shape[1]), **FORWARD,
+        ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None, **cut_width(x.shape[1]), **FORWARD,
     )  # fmt: skip
     return out, h
 
@@ -122,40 +121,65 @@ def _contiguous(addend: Addend) -> Addend:
 
 
 @triton.jit
-def _norm_forward(
-    x, f, bias, gate, shift, scale, out, h, row_values, row_scales, bounds,
-    width, gate_stride, shift_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    piece = tl.program_id(0)
-    start, end = tl.load(bounds + 3 * piece).to(tl.int64), tl.load(bounds + 3 * piece + 1)
-    image = tl.load(bounds + 3 * piece + 2).to(tl.int64)
-    cols = tl.arange(0, BLOCK)
-    inside = cols < width
+def _sum(x, f, bias, gate, out, at, cols, inside, ADDEND: tl.constexpr):
+    """X' of some columns of a token, which is stored."""
+    value = tl.load(x + at + cols, mask=inside, other=0.0).to(tl.float32)
     if ADDEND:
-        g = tl.load(gate + image * gate_stride + cols, mask=inside, other=0.0).to(tl.float32)
-        b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+        added = tl.load(f + at + cols, mask=inside, other=0.0).to(tl.float32)
+        added += tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+        value += tl.load(gate + cols, mask=inside, other=0.0).to(tl.float32) * added
+        stored = value.to(out.dtype.element_ty)
+        tl.store(out + at + cols, stored, mask=inside)
+        value = stored.to(tl.float32)  # the norm is of what the backward will read
+    return value
+
+
+@triton.jit
+def _modulated(normed, shift, scale, cols, inside):
+    times = 1 + tl.load(scale + cols, mask=inside, other=0.0).to(tl.float32)
+    return normed * times + tl.load(shift + cols, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _norm_forward(
+    x, f, bias, gate, shift, scale, out, h, row_values, row_scales, image_index,
+    width, gate_stride, shift_stride, scale_stride, eps,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+):  # fmt: skip
+    """A token: its image's vectors come from the cache again and again, and no program waits for another."""
+    row = tl.program_id(0).to(tl.int64)
+    image = tl.load(image_index + row).to(tl.int64)
+    at = row * width
+    gate, shift, scale = gate + image * gate_stride, shift + image * shift_stride, scale + image * scale_stride
+    cols, more = tl.arange(0, MAIN), MAIN + tl.arange(0, REST if REST else 1)
+    inside, rest_inside = cols < width, more < width
+    value = _sum(x, f, bias, gate, out, at, cols, inside, ADDEND)
+    total = tl.sum(value)
+    if REST:
+        rest = _sum(x, f, bias, gate, out, at, more, rest_inside, ADDEND)
+        total += tl.sum(rest)
     if NORM:
-        add = tl.load(shift + image * shift_stride + cols, mask=inside, other=0.0).to(tl.float32)
-        times = 1 + tl.load(scale + image * scale_stride + cols, mask=inside, other=0.0).to(tl.float32)
-    for number in tl.range(0, (end - start).to(tl.int32), num_stages=AHEAD):
-        at = (start + number) * width + cols
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        if ADDEND:
-            value += g * (tl.load(f + at, mask=inside, other=0.0).to(tl.float32) + b)
-            stored = value.to(out.dtype.element_ty)
-            tl.store(out + at, stored, mask=inside)
-            value = stored.to(tl.float32)  # the norm is of what the backward will read
-        if NORM:
-            centred = tl.where(inside, value - tl.sum(value, axis=0) / width, 0.0)
-            inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps)
-            normed = centred * inverse * times + add
-            if EIGHT:
-                of_row = scale_of(tl.max(tl.abs(normed)))
-                tl.store(row_values + at, (normed / of_row).to(row_values.dtype.element_ty), mask=inside)
-                tl.store(row_scales + start + number, of_row)
-            else:
-                tl.store(h + at, normed.to(h.dtype.element_ty), mask=inside)
+        value = value - total / width
+        squares = tl.sum(value * value)
+        if REST:
+            rest = tl.where(rest_inside, rest - total / width, 0.0)
+            squares += tl.sum(rest * rest)
+        inverse = 1 / tl.sqrt(squares / width + eps)
+        value = _modulated(value * inverse, shift, scale, cols, inside)
+        greatest = tl.max(tl.abs(value))
+        if REST:
+            rest = _modulated(rest * inverse, shift, scale, more, rest_inside)
+            greatest = tl.maximum(greatest, tl.max(tl.abs(rest)))
+        if EIGHT:
+            of_row = scale_of(greatest)
+            tl.store(row_scales + row, of_row)
+            tl.store(row_values + at + cols, (value / of_row).to(row_values.dtype.element_ty))
+            if REST:
+                tl.store(row_values + at + more, (rest / of_row).to(row_values.dtype.element_ty), mask=rest_inside)
+        else:
+            tl.store(h + at + cols, value.to(h.dtype.element_ty))
+            if REST:
+                tl.store(h + at + more, rest.to(h.dtype.element_ty), mask=rest_inside)
 
 
 @triton.jit
