@@ -33,6 +33,7 @@ from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from .recording import RESULTS, record
 
 BASE_TOKENS = 256  # whose times stay
+CURVE = 6  # measurements of the held-out loss while a model trains
 
 
 def drawn(**draws: float) -> Callable[[TrainConfig], TrainConfig]:
@@ -137,7 +138,7 @@ def config_of(job: Job, dataset: LatentDataset) -> TrainConfig:
         steps=job.steps,
         seed=job.seed,
         packing=replace(config.packing, budget=job.budget),
-        held_out=HeldOutConfig(share=job.held_out, every=job.steps),
+        held_out=HeldOutConfig(share=job.held_out, every=max(1, job.steps // CURVE)),
         pictures=PicturesConfig(every=0),
         checkpoint_every=job.steps,
         log_every=max(1, job.steps // 20),

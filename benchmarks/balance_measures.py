@@ -31,6 +31,7 @@ TIMES = 8  # of each held-out version: the middles of as many equal parts of [0,
 SIZES = ("96x96", "192x192", "256x256", "512x256")
 NETWORK = "efficientnet-lite2"
 STEPS = 25  # of sampling
+DRAWS = 200  # of pictures, for the interval of KID
 
 
 @torch.no_grad()
@@ -79,7 +80,8 @@ def real_features(images: Path, kept: Path, device: str) -> None:
 def kids(model: Path, real: Path, count: int, device: str) -> dict[str, Any]:
     """KID of samples at each size, of the labels that the real images of the size have, from the same seeds.
 
-    A model whose times move with the size is also sampled at times that do not.
+    A model whose times move with the size is also sampled at times that do not. Draws of pictures are the same for
+    all models, so that differences of replicates are paired.
     """
     pipe, network, found = (
         Pipeline.from_pretrained(model, device=device),
@@ -97,6 +99,8 @@ def kids(model: Path, real: Path, count: int, device: str) -> dict[str, Any]:
             made = np.concatenate(
                 [network(part).pooled.float().cpu().numpy() for part in stacked.contiguous().split(32)]
             )
-            interval = kernel_distance(made, reference.features, bootstraps=200).interval
-            found[size if shift == own else f"{size} at unmoved times"] = asdict(interval)
+            kid = kernel_distance(made, reference.features, bootstraps=DRAWS)
+            found[size if shift == own else f"{size} at unmoved times"] = asdict(kid.interval) | {
+                "replicates": np.round(kid.replicates, 5).tolist()
+            }
     return found

@@ -60,9 +60,9 @@ class MadeLatents:
         """Tokens of each row."""
         return self.cells.prod(axis=1) // patch**2
 
-    def read_raw(self, index: int, *, flipped: bool = False) -> torch.Tensor:
-        """The latent of a row."""
-        return self._rows.read(index, flipped=flipped)
+    def views(self, indices: np.ndarray, flipped: np.ndarray) -> list[torch.Tensor]:
+        """The latents of rows."""
+        return self._rows.views(indices, flipped)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = pick_device(options.device)
-    sizes, sampled, warm_up, model = SIZES, 16, 24, TINY
+    sizes, sampled, warm_up, model = SIZES, 8, 24, TINY
     if options.tiny:
         options.tokens, options.packs, options.packs_per_step, warm_up = 256, 4, 4, 4
         sizes, sampled = ("64x64", "128x128", "256x128"), 4
@@ -148,6 +149,8 @@ def launched(job: Job, plan: Plan) -> bool:
         return False  # its checkpoint has failed, which is said
     try:
         elastic_launch(launch, work)(job, plan)
+    except SignalException as error:  # the processes have been ended; what is done is kept
+        sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         told: Any = failure.error_file_data.get("message", failure.message)

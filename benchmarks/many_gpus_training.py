@@ -53,10 +53,11 @@ class MadeLatents:
         """Tokens of each row."""
         return self.cells.prod(axis=1) // patch**2
 
-    def read_raw(self, index: int, *, flipped: bool = False) -> torch.Tensor:
-        """The latent of a row."""
-        start = 7 * index % len(self._values) // 2 + int(flipped)
-        return self._values[start : start + int(self.cells[index, 0])]
+    def views(self, indices: np.ndarray, flipped: np.ndarray) -> list[torch.Tensor]:
+        """The latents of rows."""
+        starts = 7 * indices % len(self._values) // 2 + flipped
+        ends = starts + self.cells[indices, 0]
+        return [self._values[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

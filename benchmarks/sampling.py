@@ -102,9 +102,10 @@ def main() -> None:
 
 def pipeline(config: NiTConfig, theirs: nn.Module | None, device: torch.device, attention: str) -> SameStart:
     """Our network, with the released one's weights where there is one, and an autoencoder that is not used."""
-    model = NiT(config, attention=attention)
+    torch.manual_seed(SEED)
+    with device:  # where many random numbers take no time
+        model = NiT(config, attention=attention)
     if theirs is None:
-        torch.manual_seed(SEED)
         randomise(model)
     else:
         load_into(model, theirs.state_dict())

@@ -171,15 +171,11 @@ def native_size(original: Size, multiple: int, max_side: int = NATIVE_MAX_SIDE) 
     return Size(max(multiple, int(height) // multiple * multiple), max(multiple, int(width) // multiple * multiple))
 
 
-def coordinates(*grids: Grid) -> Int[Tensor, "tokens 2"]:
-    """The (row, column) of each token of images laid end to end, each in row-major order, int32."""
-    lengths = torch.tensor([grid.tokens for grid in grids])
-    widths = torch.tensor([grid.width for grid in grids], dtype=torch.int32)
-    first, width = (each.repeat_interleave(lengths) for each in (lengths.cumsum(0) - lengths, widths))
-    tokens = torch.arange(len(first), dtype=torch.int32) - first.int()  # of each image, from 0
+def coordinates(grid: Grid) -> Int[Tensor, "tokens 2"]:
+    """The (row, column) of each token, in row-major order, int32."""
+    tokens = torch.arange(grid.tokens, dtype=torch.int32)
     # token n of an h × w image sits at row n div w, column n mod w
-    rows = tokens // width
-    return torch.stack([rows, tokens - rows * width], dim=1)
+    return torch.stack([tokens // grid.width, tokens % grid.width], dim=1)
 
 
 def patchify(latent: Float[Tensor, "cells channels"], cells: Cells, patch: int) -> Float[Tensor, "tokens values"]:
@@ -189,8 +185,6 @@ def patchify(latent: Float[Tensor, "cells channels"], cells: Cells, patch: int) 
         DataError: `patch` does not divide the latent.
     """
     grid = cells.grid(patch)
-    if patch == 1:
-        return latent
     return rearrange(latent, "(h p w q) c -> (h w) (c p q)", h=grid.height, w=grid.width, p=patch, q=patch)
 
 

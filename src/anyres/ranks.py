@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
+
+from .errors import BackendError
 
 T = TypeVar("T")
 WAIT = timedelta(days=7)  # a rank may be long behind the others
@@ -50,8 +52,9 @@ class Ranks:
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:
-            self._store()
-            dist.barrier()
+            with self.together():
+                self._meet()
+                dist.barrier()
 
     @contextmanager
     def leading_first(self) -> Iterator[None]:
@@ -64,13 +67,33 @@ class Ranks:
 
     def add(self, name: str, amount: int) -> int:
         """Add to a number that several processes share; gives what it has come to."""
-        return self._store().add(name, amount)
+        with self.together():
+            self._meet()
+            return _kept[0].add(name, amount)
 
-    def _store(self) -> Store:
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what waits for other processes.
+
+        Raises:
+            BackendError: one of them has gone.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_lost_connection(error):
+                raise
+            reason = str(error).splitlines()[0].split(". ")[0]  # its advice is for programmers
+            raise BackendError(
+                f"process {self.rank} of {self.world} has lost another one: {reason}",
+                wanted="all processes until the end",
+                fix="see what the first of them to end says, and run the same command again: what is done is kept",
+            ) from error
+
+    def _meet(self) -> None:
         if not dist.is_initialized():
             _kept.append(meeting_store(WAIT))
             dist.init_process_group("gloo", store=_kept[0], rank=self.rank, world_size=self.world, timeout=WAIT)
-        return _kept[0]
 
     def first_to_say(self, text: str) -> bool:
         """Whether none of the processes that torchrun has started together has said this yet; alone, one is the first.
@@ -85,13 +108,19 @@ class Ranks:
         except RuntimeError:  # it has gone: better said twice than never
             return True
 
-    def told(self, value: T) -> T:
-        """The leading process's value, in all processes."""
+    def told(self, value: T, group: Any = None) -> T:
+        """The leading process's value, in all processes.
+
+        Args:
+            value: the leading process's; the others' say nothing.
+            group: a torch.distributed.ProcessGroup of them all, in which they talk; by default the one of `wait`.
+        """
         if self.world == 1:
             return value
-        self.wait()
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        with self.together():
+            self._meet()
+            dist.broadcast_object_list(values, src=0, group=group)
         return values[0]
 
 
@@ -104,6 +133,11 @@ def meeting_store(timeout: timedelta) -> Store:
     store = next(rendezvous("env://", timeout=timeout))[0]
     on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
     return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), store) if on_one_machine else store
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether it is one of torch.distributed's; gloo's are plain RuntimeErrors that name its source."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 _kept: list[Store] = []  # this process's, once it has met the others

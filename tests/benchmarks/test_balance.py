@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 from benchmarks.balance import ARMS, Job, config_of
 from benchmarks.balance_measures import TIMES, held_out_losses
-from benchmarks.balance_plots import BASE, BUCKETS, excess, losses, weights
+from benchmarks.balance_plots import (
+    BASE,
+    BUCKETS,
+    complete,
+    cost_rows,
+    curve_rows,
+    excess,
+    kid_excess,
+    kid_rows,
+    kids,
+    losses,
+    weights,
+)
 
 from anyres.config import differences
 from anyres.latents.format import LatentDataset
@@ -94,3 +106,50 @@ def test_tables_find_what_was_planted() -> None:
     by_token = excess(found, arms, "other", groups["each token"])[0]
     assert by_token == pytest.approx((means[0] @ tokens) / (means[1] @ tokens) - 1)
     assert by_token < excess(found, arms, "other", groups["each image"])[0]
+
+
+def with_kid(found: dict, sizes: tuple[str, ...] = ("96x96", "256x256"), draws: int = 50) -> dict:
+    """The planted study with KID: the other arm's is lower by 0.01 at the larger size, and the same at the smaller."""
+    rng = np.random.default_rng(1)
+    of_pictures = 0.003 * rng.standard_normal(draws)  # drawn alike for all models
+    for run in found["runs"]:
+        better = {"96x96": 0.0, "256x256": 0.01 * (run["arm"] != BASE)}
+        level = {size: 0.05 + 0.001 * run["seed"] - better[size] + 0.0005 * rng.standard_normal() for size in sizes}
+        run |= {
+            "kid": {s: {"value": v, "replicates": (v + of_pictures).tolist()} for s, v in level.items()},
+            "held_out_as_trained": [[1, 2.0], [2, 1.0 if run["arm"] == BASE else 1.5]],
+            "images": 100 if run["arm"] == BASE else 200,
+            "tokens": 5000,
+            "seconds_per_step": 0.5,
+            "seconds": 1.2,
+        }
+    return found | {"steps": 2}
+
+
+def test_kid_is_compared_with_the_base_of_the_same_seed_and_pictures() -> None:
+    found = with_kid(planted())
+    arms = kids(found)
+    value, low, high = kid_excess(arms["other"]["256x256"], arms[BASE]["256x256"])
+    assert low <= value <= high < 0
+    assert value == pytest.approx(-0.01, abs=0.001)
+    assert high - low < 0.004  # what all models share, seeds and pictures, is not in it
+    assert kid_excess(arms["other"]["96x96"], arms[BASE]["96x96"])[0] == pytest.approx(0, abs=0.001)
+    assert arms["other"]["mean"][:, 0] == pytest.approx(
+        (arms["other"]["96x96"][:, 0] + arms["other"]["256x256"][:, 0]) / 2
+    )
+    assert [row[0] for row in kid_rows(found)] == ["KID", BASE, "other"]
+
+
+def test_rows_of_cost_and_of_the_curve() -> None:
+    found = with_kid(planted())
+    assert [row[1:5] for row in cost_rows(found)[1:]] == [
+        ["100", "5,000", "500.0", "10.000"],
+        ["200", "5,000", "500.0", "5.000"],
+    ]
+    assert curve_rows(found)[1:] == [[BASE, "2.0000", "1.0000"], ["other", "+0.0%", "+50.0%"]]
+
+
+def test_a_seed_that_some_arm_lacks_is_left_out() -> None:
+    found = planted()
+    found["runs"] = found["runs"][:-1]
+    assert losses(complete(found))["other"].shape == losses(complete(found))[BASE].shape == (2, 200, TIMES)

@@ -38,7 +38,8 @@ def test_a_recorded_run_aligns_with_a_teacher_until_it_ends(packs_per_step: int,
     data = dataset(tmp_path, teacher=MeanColours(), multiple_of_cells=2)
     for mode in ("off", "on"):
         config = replace(settings(data, steps=12), cuda_graph=mode, packs_per_step=packs_per_step)
-        train(aligned(config, stop_after=6), data, tmp_path / mode, device="cuda")
+        ended = train(aligned(config, stop_after=6), data, tmp_path / mode, device="cuda")
+        assert ended.stopped is None  # such as by `timeout`, whose signal a run takes for its own
     eager, recorded = losses(tmp_path / "off"), losses(tmp_path / "on")
     assert len(eager) == 12
     assert all(abs(recorded[step] - eager[step]) < 0.01 * eager[step] for step in eager)

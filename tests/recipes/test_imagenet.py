@@ -156,8 +156,13 @@ def test_a_measurement_fits_a_network_whatever_its_labels() -> None:
         assert record in fitting(NiTConfig.preset(record.network, num_classes=1))
 
 
+def test_a_plan_for_an_unknown_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "imagenet_zz", "--plan"]) == 2
+    assert "did you mean 'imagenet_s'" in capsys.readouterr().err
+
+
 def test_gpus_that_do_not_divide_the_step_are_refused() -> None:
-    with pytest.raises(ConfigError, match="got 3 GPUs for 8 packs a step"):
+    with pytest.raises(ConfigError, match="packs_per_step = 8 cannot be shared equally among 3 processes"):
         planned(XL, Resources(gpus=3))
     with pytest.raises(ConfigError, match="price_per_gpu_hour = 0"):
         Resources(price_per_gpu_hour=0)

@@ -28,6 +28,7 @@ from .shards import FEATURES, write_shard
 
 PARTS = ".parts"
 SETTINGS = "settings.json"
+LOCK = "lock"
 
 
 class DatasetWriter:
@@ -49,6 +50,7 @@ class DatasetWriter:
         self._tables: list[Any] = []  # the rows of each part, columnar: there may be millions
         self._labels: tuple[str, ...] = ()  # of an earlier run: they keep their numbers
         self._lock: Any = None
+        self._is_new = False
         with self._ranks.leading_first():
             if self._ranks.rank == 0:
                 self._begin()
@@ -63,6 +65,7 @@ class DatasetWriter:
     def _begin(self) -> None:
         """Take the folder, read what earlier runs did, and remove what they began and did not finish."""
         folder = self.folder
+        self._is_new = not folder.exists()
         if folder.is_dir() and not self._parts.is_dir():
             others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
             if others:
@@ -72,7 +75,7 @@ class DatasetWriter:
                     fix="choose another --out",
                 )
         make_folder(self._parts)
-        self._lock = (self._parts / "lock").open("w")
+        self._lock = (self._parts / LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -93,7 +96,19 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._lock is not None:
+            if error is not None:
+                self._withdraw()
             self._lock.close()
+
+    def _withdraw(self) -> None:
+        """Leave nothing of a preparation that was refused before it had made anything."""
+        made = {path.name for path in self._parts.iterdir()} - {LOCK, SETTINGS}
+        made |= {path.name for path in self.folder.iterdir()} - {PARTS, AUTOENCODER}
+        if not made:
+            for path in (self._parts, self.folder / AUTOENCODER):
+                shutil.rmtree(path, ignore_errors=True)
+            if self._is_new:
+                self.folder.rmdir()
 
     def read(self) -> None:
         """Read what has been written, by whichever process."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from .. import noise
 from ..grid import Cells, Grid, patchify
 from ..latents.autoencoder import LatentScaling
-from ..shapes import Float, Num, Tensor
+from ..shapes import Num, Tensor
 from .algorithms import Packs
 from .dealing import Share, deal, even_packs
 from .draws import Draws, draws_of_variants, expected_draws, repeats
@@ -59,8 +59,8 @@ class Latents(Protocol):
         """From stored latents to those that the network sees."""
         ...
 
-    def read_raw(self, index: int, *, flipped: bool = False) -> Tensor:
-        """The latent of a row, (cells, channels), float16, as it is stored."""
+    def views(self, indices: np.ndarray, flipped: np.ndarray) -> list[Tensor]:
+        """Latents of rows, (cells, channels), float16, as they are stored; nothing may write to them."""
         ...
 
     def lengths(self, patch: int) -> np.ndarray:
@@ -72,8 +72,8 @@ class Latents(Protocol):
 class Features(Protocol):
     """A teacher's features of a dataset's rows; `anyres.latents.features.TeacherFeatures` is one."""
 
-    def read(self, index: int, *, flipped: bool = False) -> Tensor:
-        """Features of each token of a row, (tokens, features), as they are stored."""
+    def views(self, indices: np.ndarray, flipped: np.ndarray) -> list[Tensor]:
+        """Features of each token of rows, (tokens, features), as they are stored; nothing may write to them."""
         ...
 
 
@@ -165,12 +165,9 @@ class PackLoader:
     def features(self, pack: Pack) -> Num[Tensor, "tokens features"]:
         """The teacher's features of a pack's tokens, as they are stored; zero in padding."""
         assert self._features is not None, "the loader was given none"  # noqa: S101
-        parts = []
-        for row, flipped, grid in zip(pack.indices, pack.flipped, pack.layout.grids, strict=True):
-            own = Cells(*self._dataset.cells[row].tolist()).grid(self._patch)
-            seen = self._features.read(row, flipped=flipped)
-            parts.append(seen if grid == own else resampled(seen, own, grid))
-        return F.pad(torch.cat(parts), (0, 0, 0, pack.layout.shape.tokens - pack.layout.tokens))
+        rows, layout = np.array(pack.indices), pack.layout
+        own, used = self._dataset.cells[rows] // self._patch, layout.extents[: layout.images].numpy()
+        return _joined(_fitted(self._features.views(rows, np.array(pack.flipped)), own, used, Grid), layout)
 
     def advance(self, position: Position, packs: int) -> Position:
         """The position some packs further."""
@@ -232,31 +229,22 @@ class PackLoader:
         return _Images(plan.packs[place.pack], plan.flips[slice(*plan.packs.offsets[place.pack : place.pack + 2])])
 
     def _made(self, of_pack: "_Images") -> Pack:
-        images = of_pack.numbers.tolist()
-        cells = [Cells(*self._cells[image].tolist()) for image in images]
-        layout = PackLayout.from_grids([c.grid(self._patch) for c in cells], self._shape)
-        flips = of_pack.flips.tolist()
-        parts = [self._tokens(image, c, flip) for image, c, flip in zip(images, cells, flips, strict=True)]
-        padding = parts[0].new_zeros(layout.shape.tokens - layout.tokens, parts[0].shape[1])
-        latents = self._scaling.to_model(torch.cat([*parts, padding]))
+        rows, cells = self._rows[of_pack.numbers], self._cells[of_pack.numbers]
+        layout = PackLayout.from_grids([Grid(*sides) for sides in (cells // self._patch).tolist()], self._shape)
+        parts = _fitted(self._dataset.views(rows, of_pack.flips), self._dataset.cells[rows], cells, Cells)
+        if self._patch > 1:
+            parts = [patchify(p, Cells(*c), self._patch) for p, c in zip(parts, cells.tolist(), strict=True)]
+        latents = self._scaling.to_model(_joined(parts, layout))
         latents[layout.tokens :] = 0
         labels = torch.zeros(layout.shape.images, dtype=torch.int64)
-        rows = self._rows[images]
         labels[: layout.images] = torch.from_numpy(self._dataset.labels[rows].astype(np.int64))
         return Pack(
             layout=layout,
             latents=latents,
             labels=labels,
             indices=tuple(rows.tolist()),
-            flipped=tuple(flips),
+            flipped=tuple(of_pack.flips.tolist()),
         )
-
-    def _tokens(self, image: int, cells: Cells, flipped: bool) -> Float[Tensor, "tokens values"]:
-        """An image's tokens, unscaled, as they are stored."""
-        row = int(self._rows[image])
-        own = Cells(*self._dataset.cells[row].tolist())
-        latent = self._dataset.read_raw(row, flipped=flipped)
-        return patchify(latent if cells == own else resampled(latent, own, cells), cells, self._patch)
 
     def _plan(self, epoch: int) -> "_Plan":
         known = self._plans.get(epoch)  # without the lock, which is held for long while another epoch is planned
@@ -297,6 +285,19 @@ class _Images:
 
 
 _Hand = list[tuple[int, _Images]]
+
+
+def _fitted(parts: list[Tensor], own: np.ndarray, wanted: np.ndarray, kind: type[Extent]) -> list[Tensor]:
+    """Each image's part, or a smaller one where its (height, width) is not the one wanted."""
+    for number in np.flatnonzero((own != wanted).any(axis=1)).tolist():
+        parts[number] = resampled(parts[number], kind(*own[number].tolist()), kind(*wanted[number].tolist()))
+    return parts
+
+
+def _joined(parts: list[Tensor], layout: PackLayout) -> Num[Tensor, "tokens values"]:
+    """The images' parts end to end, zero in padding; one pass, in which other threads run."""
+    padding = parts[0].new_zeros(layout.shape.tokens - layout.tokens, parts[0].shape[1])
+    return torch.cat([*parts, padding])
 
 
 def resampled(latent: Num[Tensor, "own channels"], own: Extent, wanted: Extent) -> Num[Tensor, "wanted channels"]:

@@ -73,6 +73,8 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
             wanted=f"one of {', '.join(NAMES)}, first: anyres train RECIPE --data DATA --out RUN",
             fix="start with 'tutorial'",
         )
+    if name != finetune.NAME:
+        recipe_named(name or "tutorial")  # an unknown one is refused before anything is looked up
     dataset = LatentDataset.open(found.data) if found.data and not asks_help else None
     summary = DataSummary.of(dataset) if dataset else assumed_summary(name or "tutorial")
     if found.no_repa:

@@ -12,6 +12,7 @@ from ..model import lora
 from ..model.nit import NiT
 from ..tables import aligned
 from ..train.config import TrainConfig
+from ..train.distributed import check_shares
 from .imagenet import VARIANTS
 from .measured import MEASURED, Measured, fitting
 from .summary import DataSummary
@@ -71,12 +72,7 @@ def plan(
     Raises:
         ConfigError: the step's packs cannot be dealt to so many GPUs, or the device has no such name.
     """
-    require(
-        config.packs_per_step % resources.gpus == 0,
-        f"{resources.gpus} GPUs for {config.packs_per_step} packs a step",
-        "a number that divides the packs of a step",
-        "change --gpus or --packs-per-step",
-    )
+    check_shares(config, resources.gpus)
     gpu = device_kind(resources.device) in ("auto", "cuda")
     like = fitting(config.model, records) if gpu else []
     fits = [each for each in like if each.recomputed_blocks == config.recomputed_blocks]

@@ -145,7 +145,7 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
     _check(config, ranks, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    try:
+    with ranks.together():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         store = meeting_store(WAIT)
         dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world, timeout=WAIT)
@@ -155,30 +155,31 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
             kind = "FSDP2" if sharded else "DDP"
             logger.info("%d processes, %s", ranks.world, kind)
         yield Team(ranks=ranks, device=device, sharded=sharded, control=control, saving=saving)
-    except RuntimeError as error:
-        if not is_lost_connection(error):
-            raise
-        raise BackendError(
-            f"process {ranks.rank} of {ranks.world} has lost another one: {str(error).splitlines()[0]}",
-            wanted="all processes until the end",
-            fix="see what the first of them to end says, and run the same command again: the newest checkpoint is kept",
-        ) from error
     dist.destroy_process_group()  # not after an error: a process that has gone would be waited for
 
 
 def _check(config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
-    if config.packs_per_step % ranks.world:
-        packs = -(-config.packs_per_step // ranks.world) * ranks.world
-        budget = config.packing.budget * config.packs_per_step // packs
-        raise ConfigError(
-            f"packs_per_step = {config.packs_per_step} cannot be shared equally among {ranks.world} processes",
-            wanted="a multiple of the number of processes",
-            fix=f"set --packs-per-step {packs}, with --packing.budget {budget} for as many tokens a step, "
-            "or start as many processes as divide it",
-        )
+    check_shares(config, ranks.world)
     if device.type not in ("cpu", "cuda"):
         raise BackendError(
             f"several processes cannot train on {device.type}", wanted="cuda or cpu", fix="start one process"
+        )
+
+
+def check_shares(config: TrainConfig, processes: int) -> None:
+    """See that so many processes can share the packs of a step.
+
+    Raises:
+        ConfigError: not equally.
+    """
+    if config.packs_per_step % processes:
+        packs = -(-config.packs_per_step // processes) * processes
+        budget = config.packing.budget * config.packs_per_step // packs
+        raise ConfigError(
+            f"packs_per_step = {config.packs_per_step} cannot be shared equally among {processes} processes",
+            wanted="a multiple of the number of processes",
+            fix=f"set --packs-per-step {packs}, with --packing.budget {budget} for as many tokens a step, "
+            "or start as many processes as divide it",
         )
 
 
@@ -196,8 +197,3 @@ def shards(config: TrainConfig, device: torch.device) -> bool:
 def _parameters(config: NiTConfig) -> int:
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in NiT(config).parameters())
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Whether it is one of torch.distributed's; gloo's are plain RuntimeErrors that name its source."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
