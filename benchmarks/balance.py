@@ -147,22 +147,36 @@ def config_of(job: Job, dataset: LatentDataset) -> TrainConfig:
 
 
 def trained_and_measured(job: Job) -> dict[str, Any]:
-    """Train a model, or take the trained one, and measure it."""
+    """A model's training and measurements; what is kept of an earlier start is not done again."""
+    losses, kid = (kept(job.run / name, made, job) for name, made in (("measured.json", trained), ("kid.json", kid_of)))
+    return losses | {"kid": kid}
+
+
+def kept(file: Path, made: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
+    """What the file holds, or what is made and written to it; nothing is kept of nothing."""
+    if file.is_file():
+        return read_json(file)
+    found = made(job)
+    if found:
+        write_json(file, found)
+    return found
+
+
+def trained(job: Job) -> dict[str, Any]:
+    """Train a model, and measure its losses."""
     from anyres.train.loop import train
 
-    from .balance_measures import held_out_losses, kids
+    from .balance_measures import held_out_losses
 
-    kept = job.run / "measured.json"
-    if kept.is_file():
-        return read_json(kept)
     start, dataset = time.perf_counter(), LatentDataset.open(job.data)
     config = config_of(job, dataset)
     report = train(config, job.data, job.run, device=job.device)
     if report.stopped:
         sys.exit(f"{job.arm}, seed {job.seed}: stopped at step {report.progress.step}")
     seconds = time.perf_counter() - start
+    print(f"{job.arm}, seed {job.seed}: {job.steps} steps in {seconds:.0f} s", flush=True)
     logged = [json.loads(line) for line in (job.run / "metrics.jsonl").read_text().splitlines()]
-    found = {
+    return {
         "arm": job.arm,
         "seed": job.seed,
         "images": report.progress.images,
@@ -171,8 +185,11 @@ def trained_and_measured(job: Job) -> dict[str, Any]:
         "held_out_as_trained": [[r["step"], r["loss_flow"]] for r in logged if r["kind"] == "held_out"],
         "seconds_per_step": [r["seconds_per_step"] for r in logged if r["kind"] == "train"][-1],
         "losses": held_out_losses(job.run / "model", dataset, config, job.held_out, job.device),
-        "kid": {} if job.real is None else kids(job.run / "model", job.real, job.count, job.device),
     }
-    print(f"{job.arm}, seed {job.seed}: {job.steps} steps in {seconds:.0f} s", flush=True)
-    write_json(kept, found)
-    return found
+
+
+def kid_of(job: Job) -> dict[str, Any]:
+    """The model's KID by size; none without real images."""
+    from .balance_measures import kids
+
+    return {} if job.real is None else kids(job.run / "model", job.real, job.count, job.device)

@@ -254,4 +254,5 @@ def _heads_backward(
     weights = rotation.Norms(*affine) if affine else None
     d_bias, d_norms = rotation.backward(d_q, d_k, product, weights, cos, sin, eps, d_product)
     d_bias = torch.cat([d_bias, sum_v.flatten()])
-    return d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.unbind(0))
+    # converted once and not four times
+    return d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.to(affine[0].dtype).unbind(0))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..rows import Rows
 from .float8 import cut_width, scale_of
-from .pieces import Pieces, sums_by_image
+from .pieces import Pieces, sums_by_image, weighted_sum
 
 FORWARD = {"num_warps": 2}
 BACKWARD = {"AHEAD": 4, "num_warps": 4}  # loads are begun so many tokens ahead
@@ -67,10 +67,10 @@ class Gradients(NamedTuple):
     Attributes:
         x: (tokens, width).
         f: (tokens, width).
-        bias: (width,) float32.
-        gate: (images, width) float32.
-        shift: (images, width) float32.
-        scale: (images, width) float32.
+        bias: (width,), in its dtype.
+        gate: (images, width), likewise.
+        shift: (images, width), likewise.
+        scale: (images, width), likewise.
     """
 
     x: Tensor
@@ -107,13 +107,14 @@ def backward(
         ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None,
         BLOCK=triton.next_power_of_2(width), **BACKWARD,
     )  # fmt: skip
-    sums = list(sums_by_image(partial, pieces).unbind(1))
+    summed, d_addend = sums_by_image(partial, pieces, scale.dtype if addend is None else gate.dtype)
+    sums = list(summed.unbind(1))
     d_shift, d_scale = (sums.pop(0), sums.pop(0)) if affine else (None, None)
     if addend is None:
         return Gradients(d_x, None, None, None, d_shift, d_scale)
-    d_gate, d_addend = sums
     # f's gradient is gate·dx, so the bias's is the sum over images of gate·(sum of dx)
-    return Gradients(d_x, d_f, (addend.gate * d_addend).sum(0), d_gate, d_shift, d_scale)
+    d_bias = weighted_sum(addend.gate, d_addend, bias.dtype)
+    return Gradients(d_x, d_f, d_bias, sums[0], d_shift, d_scale)
 
 
 def _contiguous(addend: Addend) -> Addend:
