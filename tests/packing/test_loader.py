@@ -77,6 +77,27 @@ def test_the_next_epoch_is_planned_while_one_runs(data: LatentDataset, monkeypat
     assert planned[1].startswith("packs")
 
 
+def test_packs_are_made_however_long_the_next_epoch_is_planned(
+    data: LatentDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes one of two threads."""
+    monkeypatch.setattr("anyres.packing.loader.AHEAD", 1)
+    made, enough, waited = loader(data), threading.Event(), []
+    honest = made._planner.packs
+
+    def packs(epoch: int):
+        if epoch == 1:
+            waited.append(enough.wait(5))
+        return honest(epoch)
+
+    monkeypatch.setattr(made._planner, "packs", packs)
+    with closing(made.stream(Position(epoch=0, pack=0), lambda pack, _number: pack, workers=2)) as one:
+        for _ in range(made.packs_in(0) - 2):
+            next(one)
+        enough.set()
+    assert waited == [True]
+
+
 def stream(made: PackLoader, position: Position, count: int, **options) -> list[tuple[Pack, int]]:
     packs = made.stream(position, lambda pack, number: (pack, number), **options)
     try:

@@ -193,11 +193,13 @@ class PackLoader:
         # one core each (torch's setting is a thread's own): more would fight with a network that trains on the CPU
         pool = ThreadPoolExecutor(workers, thread_name_prefix="packs", initializer=torch.set_num_threads, initargs=(1,))
         waiting: deque[Future[T]] = deque()
-        place, number = position, 0
+        place, number, planned = position, 0, 0
         try:
             while True:
                 while len(waiting) < AHEAD:
-                    pool.submit(self._plan, place.epoch + 1)  # the next epoch is planned while this one runs
+                    if planned != place.epoch + 1:  # the next epoch is planned while this one runs, by one thread
+                        planned = place.epoch + 1
+                        pool.submit(self._plan, planned)
                     # it begins before the packs that wait for it, so that there is always a thread for it
                     dealt = pool.submit(self._dealt, place, share)
                     for mine in range(share.packs_per_step // share.ranks):
