@@ -95,6 +95,11 @@ def test_several_processes_are_refused() -> None:
         TrainState.create(FLOAT8, torch.device("cpu"), two)
 
 
+def test_several_packs_a_step_are_refused() -> None:
+    with pytest.raises(BackendError, match="with packs_per_step = 2"):
+        TrainState.create(replace(FLOAT8, packs_per_step=2), torch.device("cpu"))
+
+
 def test_the_command_refuses_a_device_without_such_products(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

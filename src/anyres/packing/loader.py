@@ -1,6 +1,5 @@
 """Packs of latents for training: an endless stream that can start anywhere."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -23,8 +22,8 @@ from .pack import Pack, PackLayout
 from .plan import EpochPlanner, PackingConfig, fit_to_budget, pack_shape
 
 WHOLE = Share()
-WORKERS = max(3, min(8, (os.cpu_count() or 1) // 2))  # threads that make packs
-AHEAD = 2 * WORKERS  # packs made before they are asked for
+WORKERS = 2  # threads that make packs; more wait for each other, since each has to hold Python's lock again and again
+AHEAD = 8  # packs made before they are asked for
 
 T = TypeVar("T")
 Extent = TypeVar("Extent", Cells, Grid)
