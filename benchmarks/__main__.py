@@ -11,6 +11,8 @@ NAMES = (
     "sizes",
     "sizes_plot",
     "cpu",
+    "float8_loss",
+    "float8_samples",
     "sampling",
     "many_gpus",
     "floors",

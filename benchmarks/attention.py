@@ -3,7 +3,8 @@
     python -m benchmarks attention [--tokens 16384] [--sides 8 16 24 32 64] [--heads 16] [--dims 64 72] [--device auto]
         [--out FILE]
 
-Milliseconds of one block, forward, and forward and backward, without launches. `auto` picks by what this shows.
+Milliseconds of one block, forward, and forward and backward, without launches, and of a pass without gradients with the
+norm and the rotation of queries and keys before it. `auto` picks by what this shows.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from anyres.model.attention import pick_backend
 from anyres.model.config import NiTConfig
 from anyres.tables import aligned
 
-from .floors import attention_ms, dtype_on
+from .floors import attended_ms, attention_ms, dtype_on
 from .recording import device_name, record_of_device
 
 BACKENDS = ("triton", "varlen", "sdpa")  # flex waits for the device as it makes its mask, and cannot be recorded
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = pick_device(options.device)
-    rows, table = [], [("dim", "tokens an image", "backend", "forward, ms", "and backward, ms")]
+    rows, table = [], [("dim", "tokens an image", "backend", "forward, ms", "and backward, ms", "with norm, rotation")]
     for dim in options.dims:
         config = NiTConfig(channels=4, hidden_size=options.heads * dim, depth=1, num_heads=options.heads, num_classes=1)
         for side in options.sides:
@@ -43,8 +44,10 @@ def main() -> None:
                     attention_ms(lengths, config, device, backward=backward, backend=backend)
                     for backward in (False, True)
                 )
-                rows.append({"dim": dim, "length": side**2, "backend": backend, "forward": forward, "both": both})
-                table.append((str(dim), str(side**2), backend, f"{forward:.3f}", f"{both:.3f}"))
+                turned = attended_ms(lengths, config, device, backend=backend)
+                found = {"forward": forward, "both": both, "with_norm_and_rotation": turned}
+                rows.append({"dim": dim, "length": side**2, "backend": backend} | found)
+                table.append((str(dim), str(side**2), backend, *(f"{ms:.3f}" for ms in found.values())))
     print(f"{device_name(device)}, torch {torch.__version__}")
     print(aligned(table))
     record_of_device(options.out, "attention", device, rows)

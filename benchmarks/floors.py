@@ -21,6 +21,9 @@ from anyres.devices import pick_device
 from anyres.grid import Grid
 from anyres.model.attention import attend, plan_attention
 from anyres.model.config import NiTConfig
+from anyres.model.elementwise import QkvProjection, elementwise_for
+from anyres.model.layers import SelfAttention
+from anyres.model.rope import rotary_tables
 from anyres.packing.pack import PackLayout
 from anyres.tables import aligned
 
@@ -183,14 +186,29 @@ def attention_ms(
     return config.depth * kernel_ms(lambda: torch.autograd.grad(attend(*leaves, plan), leaves, gradient), device)
 
 
+@torch.no_grad()
+def attended_ms(lengths: Sequence[int], config: NiTConfig, device: torch.device, *, backend: str = "auto") -> float:
+    """Attention in all blocks without gradients, with the norms and the rotation before it, which may be parts of it.
+
+    Measured with the product that it begins with, whose own time is taken off.
+    """
+    dtype = dtype_on(device)
+    layout = PackLayout.from_grids([Grid(1, length) for length in lengths]).to(device)
+    block = SelfAttention(config).to(device, dtype)
+    rotary = rotary_tables(layout, config.head_dim, config.position_order)
+    projection = QkvProjection(block.qkv, block.q_norm, block.k_norm, rotary)
+    ops, plan = elementwise_for(layout, "auto"), plan_attention(layout, backend, dtype)
+    x = torch.randn(sum(lengths), config.hidden_size, device=device, dtype=dtype)
+    whole = config.depth * kernel_ms(lambda: ops.attended(x, projection, plan), device)
+    of_product = next(each for each in products(config, sum(lengths), 1) if each.name == "queries, keys, values")
+    return whole - product_ms(of_product, device, backward=False)
+
+
 def forward_traffic(config: NiTConfig, tokens: int) -> list[Traffic]:
-    """Of one pass in 16 bits whose intermediate results nobody keeps."""
+    """Of one pass in 16 bits whose intermediate results nobody keeps, attention aside."""
     one = 2 * tokens * config.hidden_size * config.depth  # a tensor of tokens × width, in every block
-    return [
-        Traffic("residual and norm, twice a block: read x and the branch, write x and the norm", 2 * 4 * one),
-        Traffic("norm and rotation of queries and keys: read both, write both", 4 * one),
-        # bias and GELU can be done by the product before them, on its way to memory
-    ]
+    # bias and GELU can be done by the product before them, on its way to memory
+    return [Traffic("residual and norm, twice a block: read x and the branch, write x and the norm", 2 * 4 * one)]
 
 
 def training_traffic(config: NiTConfig, tokens: int, parameters: int) -> list[Traffic]:
@@ -199,6 +217,7 @@ def training_traffic(config: NiTConfig, tokens: int, parameters: int) -> list[Tr
     wide = round(config.mlp_ratio * one)
     return [
         *forward_traffic(config, tokens),
+        Traffic("norm and rotation of queries and keys: read both, write both", 4 * one),
         Traffic("before the GELU: kept by the product that makes it, read by its gradient's", 2 * wide),
         Traffic(
             "residual and norm, backward, twice a block: read x, the branch and both their gradients, write two",
@@ -241,7 +260,7 @@ def sampling_floor(config: NiTConfig, length: int, images: int, guided: float, d
         tokens = length * rows
         for product in products(config, tokens, rows):
             maps[product.name] = maps.get(product.name, 0) + share * product_ms(product, device, backward=False)
-        attention += share * attention_ms([length] * rows, config, device, backward=False)
+        attention += share * attended_ms([length] * rows, config, device)
         for each in forward_traffic(config, tokens):
             moved[each.why] = moved.get(each.why, 0) + share * traffic_ms([each], found)
     return _summed(found, maps, attention, moved)

@@ -2,8 +2,9 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch.autograd import DeviceType
@@ -22,6 +23,7 @@ KINDS = (
     ("norms and modulation", r"_norm_(for|back)ward|_sum_pieces|layer_?norm|RowwiseMoments|GammaBeta"),
     ("rotation", r"_heads_(for|back)ward"),
     ("GELU", r"gelu"),
+    ("into 8 bits", r"^_write_(rows|columns|weight)"),
     ("copies and casts", r"copy|memcpy|memset|fill|zero_|CatArray|aten::cat|_to_copy"),
 )
 
@@ -72,3 +74,42 @@ def shares(kernels: dict[str, float]) -> dict:
         "kinds": {kind: {"ms": ms, "share": ms / total} for kind, ms in ordered},
         "largest": [{"kernel": name, "ms": ms} for name, ms in largest],
     }
+
+
+class Timeline(TypedDict):
+    """Milliseconds of a step in which kernels run, the processes' exchange does, that does alone, and neither does."""
+
+    kernels_ms: float
+    exchange_ms: float
+    exposed_ms: float
+    idle_ms: float
+
+
+def timeline(step: Callable[[], object], device: torch.device) -> Timeline:
+    """How far a step's exchange with other processes hides behind its kernels, on a CUDA device."""
+    torch.cuda.synchronize(device)
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(STEPS):
+            step()
+        torch.cuda.synchronize(device)
+    kernels = [e for e in profiler.events() or [] if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    spans = [(e.time_range.start, e.time_range.end, "nccl" in e.name.lower()) for e in kernels]
+    return covered(spans, STEPS)
+
+
+def covered(spans: Sequence[tuple[float, float, bool]], steps: int) -> Timeline:
+    """From each kernel's start and end in microseconds, and whether it is of the exchange."""
+    edges = sorted((time, change, kind) for start, end, kind in spans for time, change in ((start, 1), (end, -1)))
+    running = {True: 0, False: 0}
+    found, before = (
+        {"kernels_ms": 0.0, "exchange_ms": 0.0, "exposed_ms": 0.0, "idle_ms": 0.0},
+        edges[0][0] if edges else 0.0,
+    )
+    for time, change, kind in edges:
+        span, before = (time - before) / 1000 / steps, time
+        found["kernels_ms"] += span * (running[False] > 0)
+        found["exchange_ms"] += span * (running[True] > 0)
+        found["exposed_ms"] += span * (running[True] > 0 and not running[False])
+        found["idle_ms"] += span * (not running[True] and not running[False])
+        running[kind] += change
+    return Timeline(**found)

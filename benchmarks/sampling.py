@@ -1,7 +1,7 @@
 """Guided sampling: ours, the released code's, and the floor of the same run.
 
     python -m benchmarks sampling [--released CHECKOUT] [--preset xl] [--cases 256x256:32 ...] [--steps 50]
-        [--repeats 3] [--device auto] [--out FILE]
+        [--repeats 3] [--precision bfloat16] [--device auto] [--out FILE]
 
 Euler's method with guidance 2.25 in [0, 0.7], latents alone, at 32 px a token, through `Pipeline.latents`; the
 released sampler with the released network beside it, both in bfloat16, on the same random weights and the same initial
@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES, help="WIDTHxHEIGHT:IMAGES, in px")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of all steps, after one that is not")
+    parser.add_argument("--precision", default="bfloat16", choices=("bfloat16", "float8"), help="of our products")
     parser.add_argument("--attention", default="auto", help="our attention backend")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
@@ -67,6 +68,8 @@ def main() -> None:
     code = ReleasedCode(options.released) if options.released else None
     theirs = code.model(config, device, seed=SEED) if code else None
     pipe = pipeline(config, theirs, device, options.attention)
+    if options.precision == "float8":
+        pipe.model.use_float8(training=False)
     exact = {}
     if theirs is not None:
         exact = {name: getattr(theirs.rope, name).clone() for name in TABLES}
@@ -91,17 +94,18 @@ def main() -> None:
     report(rows)
     record_of_device(
         options.out,
-        "sampling",
+        "sampling" if options.precision == "bfloat16" else "sampling_float8",
         device,
-        {"preset": options.preset, "code": code and code.fingerprint, "cases": rows},
+        {"preset": options.preset, "precision": options.precision, "code": code and code.fingerprint, "cases": rows},
     )
 
 
 def pipeline(config: NiTConfig, theirs: nn.Module | None, device: torch.device, attention: str) -> SameStart:
     """Our network, with the released one's weights where there is one, and an autoencoder that is not used."""
-    model = NiT(config, attention=attention)
+    torch.manual_seed(SEED)
+    with device:  # where many random numbers take no time
+        model = NiT(config, attention=attention)
     if theirs is None:
-        torch.manual_seed(SEED)
         randomise(model)
     else:
         load_into(model, theirs.state_dict())

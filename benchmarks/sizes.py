@@ -13,7 +13,7 @@ no recomputing.
 import argparse
 import dataclasses
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -36,7 +36,7 @@ from .released import release_memory
 from .training import made_grids, made_pack, made_state, our_step, train_config
 
 GIB = 2**30
-SPARE = 2 * GIB  # of the device's memory, beside what is counted: libraries, losses, fragments
+SPARE = 6 * GIB  # of the device's memory, beside what is counted: libraries, losses, fragments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,55 +137,50 @@ def main() -> None:
     device, plan = pick_device(options.device), TINY if options.tiny else FULL
     print(f"{device_name(device)}, torch {torch.__version__}")
     results: dict = {part: [] for part in options.parts}
-    if "presets" in options.parts:
-        for name in [name for name in plan.presets if name != plan.studied]:
-            results["presets"] += presets(Network(name, device, options.repeats), plan)
-    studied = Network(plan.studied, device, options.repeats)
-    for part in options.parts:
-        results[part] += PARTS[part](studied, plan)
-        record_of_device(options.out, "sizes", device, results)  # what is done is kept, whatever comes
+    others = [name for name in plan.presets if name != plan.studied]
+    for name in [*(others if "presets" in options.parts else []), plan.studied]:
+        network = Network(name, device, options.repeats)
+        for part in options.parts if name == plan.studied else ["presets"]:
+            for row in PARTS[part](network, plan):
+                results[part].append(row)
+                record_of_device(options.out, "sizes", device, results)  # what is done is kept, whatever comes
     for part, rows in results.items():
         print(f"{part}\n{table(rows)}")
 
 
-def presets(network: Network, plan: Plan) -> list[dict]:
+def presets(network: Network, plan: Plan) -> Iterator[dict]:
     """A network at its published pack: with every block kept, and with all recomputed that are worth it."""
     tokens = plan.presets[network.preset]
-    return [network.mixed(tokens, recomputed) for recomputed in (0, network.model.depth - 1)]
+    return (network.mixed(tokens, recomputed) for recomputed in (0, network.model.depth - 1))
 
 
-def growth(network: Network, plan: Plan) -> list[dict]:
+def growth(network: Network, plan: Plan) -> Iterator[dict]:
     """Packs of more and more tokens: with as few blocks recomputed as fit, and with all that are worth it."""
-    rows, most = [], network.model.depth - 1
+    most = network.model.depth - 1
     for tokens in plan.growth:
         least = next((blocks for blocks in range(most) if network.fits(tokens, blocks)), most)
-        rows += [network.mixed(tokens, recomputed) for recomputed in dict.fromkeys((least, most))]
-    return rows
+        yield from (network.mixed(tokens, recomputed) for recomputed in dict.fromkeys((least, most)))
 
 
-def images(network: Network, plan: Plan) -> list[dict]:
+def images(network: Network, plan: Plan) -> Iterator[dict]:
     """Packs of squares of one size."""
-    return [
-        network.measured([Grid(side, side)] * (plan.pack // side**2), plan.pack, 0) | {"side": side}
-        for side in plan.sides
-    ]
+    for side in plan.sides:
+        yield network.measured([Grid(side, side)] * (plan.pack // side**2), plan.pack, 0) | {"side": side}
 
 
-def largest(network: Network, plan: Plan) -> list[dict]:
+def largest(network: Network, plan: Plan) -> Iterator[dict]:
     """The largest packs that the device's memory holds, by the memory of two smaller ones; run once."""
     if network.device.type != "cuda":
-        return []
-    rows = []
+        return
     for recomputed in (0, network.model.depth - 1):
         small, large = (network.mixed(tokens, recomputed, 1) for tokens in plan.growth[2:4])
         slope = (large["memory_gib"] - small["memory_gib"]) / (large["tokens"] - small["tokens"])
-        room = (memory(network.device) - SPARE // 2) / GIB - small["memory_gib"]
+        room = (memory(network.device) - GIB) / GIB - small["memory_gib"]
         tokens = int(small["tokens"] + room / slope) // 1024 * 1024
-        rows.append(network.mixed(tokens, recomputed, 1) | {"gib_a_1000_tokens": 1000 * slope})
-    return rows
+        yield network.mixed(tokens, recomputed, 1) | {"gib_a_1000_tokens": 1000 * slope}
 
 
-PARTS: dict[str, Callable[[Network, Plan], list[dict]]] = {
+PARTS: dict[str, Callable[[Network, Plan], Iterator[dict]]] = {
     "presets": presets,
     "growth": growth,
     "images": images,

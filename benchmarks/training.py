@@ -1,7 +1,7 @@
 """A training step: ours, the released code's, and the floor of the same run.
 
     python -m benchmarks training [--released CHECKOUT] [--preset xl] [--tokens 16384] [--repeats 12]
-        [--profile TRACE.json.gz] [--attention auto] [--device auto] [--out FILE]
+        [--profile TRACE.json.gz] [--precision bfloat16] [--attention auto] [--device auto] [--out FILE]
 
 One pack: in turn an image of 8 × 8 tokens, one of 16 × 16 and one of ImageNet-like size, until it is full. The released
 code's step and ours run one after the other in this process, on the same weights, data and first times: forward, both
@@ -49,12 +49,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16384, help="room of the pack")
     parser.add_argument("--repeats", type=int, default=12, help="timed steps, after the warm-up")
     parser.add_argument("--profile", type=Path, help="also profile some of our steps, and write their trace here")
+    parser.add_argument("--precision", default="auto", choices=("auto", "bfloat16", "float8"), help="of our products")
     parser.add_argument("--attention", default="auto", help="our attention backend")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = pick_device(options.device)
-    config = dataclasses.replace(train_config(options.preset, options.tokens), attention=options.attention)
+    config = train_config(options.preset, options.tokens)
+    config = dataclasses.replace(config, precision=options.precision, attention=options.attention)
     grids = made_grids(options.tokens)
     pack = made_pack(grids, config, device)
     lengths = [grid.tokens for grid in grids]
@@ -63,6 +65,7 @@ def main() -> None:
     results: dict = {
         "preset": options.preset,
         "pack": {"tokens": sum(lengths), "images": len(grids), "shape": dataclasses.asdict(pack.layout.shape)},
+        "precision": options.precision,
         "step": "forward, mean square + direction, backward, clip, AdamW, EMA; no projector, no teacher",
     }
     weights = None
@@ -75,7 +78,8 @@ def main() -> None:
     parameters = results["ours"]["parameters"]
     results["floor"] = training_floor(config.model, lengths, parameters, device)
     report(results, 3 * config.model.forward_flops(lengths))
-    record_of_device(options.out, "training", device, results)
+    name = "training_float8" if options.precision == "float8" else "training"
+    record_of_device(options.out, name, device, results)
 
 
 def train_config(preset: str, tokens: int) -> TrainConfig:

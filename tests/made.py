@@ -84,14 +84,14 @@ def tiny_dc() -> Any:
     )
 
 
-def attentive_dc() -> Any:
-    """AutoencoderDC as the released ones are: linear attention over the whole image in its deepest stage."""
+def attentive_dc(head_dim: int = 8) -> Any:
+    """AutoencoderDC as the released ones are: linear attention over the whole image in its deepest stage, two heads."""
     import diffusers
 
-    kinds, widths, scales = ("ResBlock", "ResBlock", "EfficientViTBlock"), (8, 8, 16), ((), (), (5,))
+    kinds, widths, scales = ("ResBlock", "ResBlock", "EfficientViTBlock"), (8, 8, 2 * head_dim), ((), (), (5,))
     return diffusers.AutoencoderDC(
         latent_channels=4,
-        attention_head_dim=8,
+        attention_head_dim=head_dim,
         encoder_block_types=kinds,
         decoder_block_types=kinds,
         encoder_block_out_channels=widths,

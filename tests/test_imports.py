@@ -14,7 +14,7 @@ import anyres
 
 ROOT = Path(__file__).parents[1]
 # Triton is not everywhere: these are imported only where its kernels are chosen
-WITH_TRITON = re.compile(r"anyres\.(model\.(fused|tiled_attention)|(model|train)\.kernels\.)")
+WITH_TRITON = re.compile(r"anyres\.((model|latents)\.fused|model\.tiled_attention|(model|train|latents)\.kernels\.)")
 FOUND = sorted(m.name for m in pkgutil.walk_packages(anyres.__path__, "anyres."))
 MODULES = [name for name in FOUND if not WITH_TRITON.match(name)]
 FLOW = [name for name in MODULES if name.startswith("anyres.flow")]

@@ -8,13 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyres.noise import generator, normal, uniform
+from anyres.noise import Address, generator, key, normal, normal_of, uniform
 
 parts = st.one_of(st.integers(-(2**70), 2**70), st.text(max_size=5))
 addresses = st.lists(parts, max_size=4).map(tuple)
 
 
-@pytest.mark.parametrize("draw", [normal, uniform])
+def keyed(shape: tuple[int, ...], *address: Address) -> torch.Tensor:
+    return normal_of(key(*address), shape)
+
+
+@pytest.mark.parametrize("draw", [normal, uniform, keyed])
 def test_an_address_is_its_numbers_whatever_was_drawn_before(draw) -> None:
     first = draw((3, 5), 7, "noise", 2)
     normal((1000,), 7, "noise", 1)
@@ -39,6 +43,15 @@ def test_the_numbers_stay_those_recorded_once() -> None:
         8281634823744785261,
         1388736766823220316,
     ]
+    assert keyed((4,), 1, "noise", 2).tolist() == pytest.approx(
+        [2.0522618293762207, -1.532898187637329, 0.6196957230567932, 0.8593612909317017]
+    )
+
+
+def test_a_keyed_value_does_not_depend_on_how_many_are_drawn() -> None:
+    many = keyed((7, 5), 1, "noise").flatten()
+    for count in (1, 2, 9, 34):
+        assert torch.equal(keyed((count,), 1, "noise"), many[:count])
 
 
 @given(addresses, addresses)
@@ -75,8 +88,9 @@ def test_neighbouring_addresses_are_uncorrelated() -> None:
 
 
 @pytest.mark.float64
-def test_normal_draws_have_the_moments_of_a_standard_normal() -> None:
-    x = normal((200, 1000), 3, "moments").double()
+@pytest.mark.parametrize("draw", [normal, keyed])
+def test_normal_draws_have_the_moments_of_a_standard_normal(draw) -> None:
+    x = draw((200, 1000), 3, "moments").double()
     deviation = x.numel() ** -0.5
     assert abs(x.mean()) < 5 * deviation
     assert abs(x.pow(2).mean() - 1) < 5 * deviation * 2**0.5

@@ -5,11 +5,13 @@
 
 import atexit
 import gc
+import io
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from typing import Any
 
 from .errors import AnyResError
@@ -96,11 +98,42 @@ def reporting_errors(name: str, work: Callable[[], int]) -> int:
     try:
         return work()
     except AnyResError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        if _first_to_say(str(error)):
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130
+
+
+def _together() -> bool:
+    """Whether torchrun has started this process among others."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _first_to_say(text: str) -> bool:
+    """Whether no other process that was started together with this one has said it."""
+    if not _together():
+        return True
+    from .ranks import Ranks
+
+    return Ranks.from_environment().first_to_say(text)
+
+
+@contextmanager
+def _parsing() -> Iterator[None]:
+    """Help and complaints about options, which end the program, come from one of several processes."""
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            yield
+        except SystemExit as ending:
+            left = ending
+        else:
+            return
+    if _first_to_say(said.getvalue()):
+        print(said.getvalue(), end="", file=sys.stderr if left.code else sys.stdout, flush=True)
+    raise left
 
 
 def _command(name: str) -> Callable[[list[str]], int]:
@@ -119,14 +152,15 @@ def _command(name: str) -> Callable[[list[str]], int]:
 def _parse(kind: Any, command: str, arguments: list[str], description: str, **settings: Any) -> Any:
     import tyro
 
-    return tyro.cli(
-        kind,
-        prog=f"anyres {command}",
-        description=description,
-        args=arguments,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
-        **settings,
-    )
+    with _parsing() if _together() else nullcontext():
+        return tyro.cli(
+            kind,
+            prog=f"anyres {command}",
+            description=description,
+            args=arguments,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+            **settings,
+        )
 
 
 def _prepare(arguments: list[str]) -> int:
@@ -135,7 +169,9 @@ def _prepare(arguments: list[str]) -> int:
     options = _parse(PrepareOptions, "prepare", arguments, "Images → a dataset of latents.")
     from .prepare.encode import prepare
 
-    print(prepare(options))
+    report = prepare(options)
+    if report.leads:  # one process of several speaks
+        print(report)
     return 0
 
 
@@ -222,7 +258,8 @@ def _train(arguments: list[str]) -> int:
 
     options = _parse(options_parser(arguments), "train", arguments, TRAIN_DESCRIPTION)
     if isinstance(options, PlanOptions):
-        print(options.text)
+        if _first_to_say(options.text):
+            print(options.text)
         return 0
     finished = run(options)
     if finished.leads:  # one process of several speaks

@@ -19,9 +19,7 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in DEVICES or (number and not number.isdigit()):
-        raise ConfigError(f"got device {name!r}", wanted=f"one of {', '.join(DEVICES)}, or cuda:N", fix="use 'auto'")
+    kind, number = device_kind(name), name.partition(":")[2]
     available = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[kind]
     if int(number or 0) >= available:
         raise BackendError(
@@ -30,6 +28,18 @@ def pick_device(name: str) -> torch.device:
             fix="use 'auto', or install the torch build for that device",
         )
     return torch.device(name)
+
+
+def device_kind(name: str) -> str:
+    """The name without a number, whether this machine has such a device or not.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    kind, _, number = name.partition(":")
+    if kind not in DEVICES or (number and not number.isdigit()):
+        raise ConfigError(f"got device {name!r}", wanted=f"one of {', '.join(DEVICES)}, or cuda:N", fix="use 'auto'")
+    return kind
 
 
 def state_dtype(device: torch.device) -> torch.dtype:

@@ -237,18 +237,3 @@ def test_sampling_alone(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyP
     assert [(case["size"], case["images"]) for case in found["cases"]] == [("64x32", 2), ("96x64", 1)]
     for case in found["cases"]:
         assert case["ours"]["images_a_second"] == pytest.approx(1000 * case["images"] / (4 * case["ours"]["ms_a_step"]))
-
-
-@pytest.mark.slow
-def test_many_processes_in_miniature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run(monkeypatch, tmp_path / "m.json", "many_gpus", "--tiny")
-    assert [(one["gpus"], one["parallel"]) for one in found["speed"]] == [(1, "alone"), (2, "ddp"), (2, "fsdp")]
-    for one in found["speed"]:
-        assert one["tokens_a_second"] == pytest.approx(1000 * one["tokens"] / one["steps"] / one["ms"])
-        assert 0 <= one["imbalance"] < 0.5
-    assert found["speed"][0]["scaling"] == 1
-    for one in found["saving"]:
-        assert one["gib"] > 0
-        assert one["seconds"] > one["blocked_ms"] / 1000
-    assert len(found["resumed"]["losses"]) == 8
-    assert found["resumed"]["differ"] < 1e-4

@@ -1,6 +1,5 @@
 """A function run in several processes at once, as torchrun would start them."""
 
-import multiprocessing
 import os
 import socket
 import traceback
@@ -9,24 +8,9 @@ from typing import Any
 
 import torch
 
+from tests.forking import SERVER
 from tests.prepare.killing import no_fsync
 
-# a server that imported all and computed nothing forks the processes: importing takes longer than the tests
-IMPORTED = (
-    __name__,
-    "tests.train.test_run",
-    "anyres.sample.folder",
-    "einops._torch_specific",
-    "fsspec",
-    "huggingface_hub.serialization",
-    "pyarrow.dataset",
-    "pyarrow.parquet",
-    "rich.progress",
-    "torch._dynamo",
-    "torch.utils.tensorboard",
-)
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(list(IMPORTED))
 GRACE = 60  # seconds, for a process that should have ended
 
 

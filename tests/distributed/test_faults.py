@@ -18,7 +18,7 @@ from anyres.train import checkpoint, loop
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
 from tests.distributed.processes import GRACE, Processes, together
-from tests.made import dataset
+from tests.made import dataset, picture_folder
 from tests.prepare.killing import CHANGES
 from tests.train.test_run import last_state, losses, settings, small_files
 
@@ -140,6 +140,37 @@ def test_a_process_that_dies_is_brought_back_by_torchrun_or_ends_the_job(data: P
     assert "has lost another one" in text  # the process that was left says why it ends
     assert re.search(r"rank\s*: 1 .*\n.*exitcode\s*: -9", text)  # and torchrun, which of them was lost
     assert newest(out) >= saved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data", "nowhere", "--out", "run"], "there is no folder nowhere"),
+        (["--dat", "nowhere"], "Unrecognized options: --dat"),
+        (["--plan", "--packs-per-step", "2"], "recipe   tutorial"),
+    ],
+)
+def test_what_all_processes_would_say_is_said_once(options: list[str], said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "anyres", "train", "tutorial", *options]
+    job = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert job.returncode == (0 if "--plan" in options else 1)  # torchrun's own
+    assert (job.stdout + job.stderr).count(said) == 1, job.stdout + job.stderr
+    if "--plan" not in options:
+        assert re.search(r"exitcode\s*: 2 ", job.stderr)
+
+
+@pytest.mark.slow
+def test_a_preparation_that_one_process_cannot_begin_ends_in_words(tmp_path: Path) -> None:
+    """The leading process finds no such autoencoder, which the other one waits for."""
+    images = picture_folder(tmp_path / "images", each=2)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "anyres", "prepare", str(images), "--out", str(tmp_path / "data"), "--autoencoder", "nonesuch"]
+    job = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert job.stderr.count("nothing is named 'nonesuch'") == 1
+    assert "anyres/cli.py" not in job.stderr, "a traceback"
+    assert not (tmp_path / "data").exists()
 
 
 def wait_until(condition: Callable[[], bool], job: subprocess.Popen, log: Path) -> None:

@@ -223,8 +223,8 @@ def test_a_saved_reference_serves_again_and_only_by_its_own_protocol(real, model
 
 
 @pytest.mark.slow
-def test_the_packaged_network_measures_from_the_command_line(real, tmp_path, capsys):
-    made = folder(tmp_path / "made", 4, first=500)
+def test_the_packaged_network_measures_from_the_command_line(tmp_path, capsys):
+    made, real = folder(tmp_path / "made", 4, first=500), folder(tmp_path / "real", 12)
     command = ["evaluate", str(made), "--reference", str(real), "--out", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*command, "--held-out-share", "0.3"]) == 0
     assert "KID (efficientnet-lite2)" in capsys.readouterr().out

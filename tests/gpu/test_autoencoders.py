@@ -1,24 +1,26 @@
-"""Autoencoders on a GPU: bfloat16 with channels last, compiled for all sizes at once, large images in little memory."""
+"""Autoencoders on a GPU: bfloat16 with channels last, compiled once for all sizes, large images in little memory."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from anyres.latents import running, tiles
+from anyres.latents import tiles
 from anyres.latents.autoencoder import DcAutoencoder
 from anyres.latents.format import LatentDataset
+from anyres.latents.kernels import depthwise, linear_attention, steps
 from anyres.prepare.encode import prepare
 from anyres.prepare.options import PrepareOptions
 from anyres.sample.decoding import decode_images
-from tests.latents.test_running import SIZES, deviation
+from tests.latents.test_fused import check
+from tests.latents.test_running import deviation
 from tests.made import attentive_dc, picture_folder
 
 pytestmark = pytest.mark.gpu
 
 GPU = torch.device("cuda")
+SIZES = [(3, 8, 8), (2, 8, 8), (2, 9, 8), (5, 16, 12), (2, 40, 7), (4, 13, 13), (2, 64, 33)]  # images, cells
 
 
 def made() -> DcAutoencoder:
@@ -39,30 +41,26 @@ def test_bfloat16_with_channels_last_is_the_default_and_near_float32() -> None:
     assert deviation(whole.encode(images.cuda()).cpu(), latents) < 5e-3  # TF32 inside convolutions
 
 
-def test_compiled_once_for_all_sizes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """By the real compiler; one graph for several images, one for those that come alone."""
-    compiled: list[Any] = []
-    compile_ = torch.compile
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-3), (torch.bfloat16, 0.04)])
+def test_blocks_with_kernels_are_diffusers_own(dtype: torch.dtype, tolerance: float) -> None:
+    check("cuda", dtype, tolerance)  # TF32 inside convolutions
 
-    def counting(graph: Any, inputs: Any) -> Any:
-        from torch._inductor.compile_fx import compile_fx
 
-        compiled.append(graph)
-        return compile_fx(graph, inputs)
+def test_a_new_size_compiles_nothing() -> None:
+    ours = DcAutoencoder(attentive_dc(head_dim=16), name="made").to(GPU)
 
-    monkeypatch.setattr(torch, "compile", lambda function, **given: compile_(function, backend=counting, **given))
-    monkeypatch.setitem(running.COMPILE_AFTER_PX, "cuda", 2**62)
-    eager = made().to(GPU)
-    monkeypatch.setitem(running.COMPILE_AFTER_PX, "cuda", 0)
-    torch.compiler.reset()
-    ours = made().to(GPU)
-    for number, high, wide in [*SIZES, *((1, high, wide) for _, high, wide in SIZES)]:
-        images, latents = torch.rand(number, 3, 4 * high, 4 * wide).cuda(), torch.randn(number, 4, high, wide).cuda()
-        assert deviation(ours.encode(images), eager.encode(images)) < 0.03
-        assert deviation(ours.decode(latents), eager.decode(latents)) < 0.03
-    assert len(compiled) == 4
-    assert "uncompiled" not in caplog.text
-    torch.compiler.reset()
+    def compiled() -> int:
+        kernels = (steps._bias_silu, steps._norm_add, steps._up_add, steps._down_add)
+        kernels += (depthwise._gated, depthwise._grouped, linear_attention._linear_attention)
+        return sum(len(cache[0]) for kernel in kernels for cache in kernel.device_caches.values())
+
+    found = []
+    for number, high, wide in SIZES:
+        ours.encode(torch.rand(number, 3, 4 * high, 4 * wide, device=GPU))
+        ours.decode(torch.randn(number, 4, high, wide, device=GPU))
+        found.append(compiled())
+    assert found[0] > 0
+    assert found == found[:1] * len(SIZES)
 
 
 def test_images_are_decoded_alike_alone_and_among_others() -> None:

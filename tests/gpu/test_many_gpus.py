@@ -1,10 +1,15 @@
-"""Training on two GPUs, with NCCL, is training on one, to rounding: launched kernel by kernel, and recorded."""
+"""Training on two GPUs, with NCCL, is training on one, to rounding: launched kernel by kernel, and recorded.
+
+Images sampled on two are those of one, bit for bit.
+"""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from anyres.train import loop
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
@@ -12,7 +17,8 @@ from anyres.train.loop import train
 from anyres.train.state import TrainState
 from tests.distributed.processes import together
 from tests.distributed.test_many_processes import figures, plan, same
-from tests.made import MeanColours, dataset
+from tests.distributed.test_sampling import sampled
+from tests.made import MeanColours, dataset, pipeline
 from tests.train.test_run import losses
 from tests.train.test_teacher import aligned
 
@@ -101,3 +107,18 @@ def test_a_run_goes_on_on_another_number_of_gpus(data: Path, alone: Path, tmp_pa
     for steps, count, parallel in ((4, 2, "fsdp"), (8, 1, "auto"), (12, 2, "ddp")):
         together(count, on_gpus, replace(exact(data, parallel=parallel), steps=steps), data, tmp_path)
     assert same(tmp_path, alone / "exact", tolerance=1e-4)
+
+
+def test_images_of_two_gpus_are_those_of_one_bit_for_bit(tmp_path: Path) -> None:
+    """Three packs of one shape, of which one GPU's second is recorded, and one of another."""
+    pipeline().save_pretrained(tmp_path / "model")
+    command = ["sample", str(tmp_path / "model"), "--label", "land", "--device", "cuda", "--no-contact-sheet"]
+    command += ["--size", *("32x64", "48x32") * 3, "64x64", "--seed", *"1234567", "--budget", "14"]
+    for count in (1, 2):
+        found = together(count, sampled, [*command, "--out", str(tmp_path / str(count))])
+        assert sorted(found) == [(0, rank) for rank in range(count)]
+    one, two = (sorted((tmp_path / name).glob("*.png")) for name in "12")
+    assert len(one) == 7
+    assert [path.name for path in two] == [path.name for path in one]
+    for ours, theirs in zip(two, one, strict=True):
+        assert np.array_equal(np.asarray(Image.open(ours)), np.asarray(Image.open(theirs))), ours.name

@@ -1,6 +1,6 @@
-"""Autoencoders running: float32 at the border whatever is inside, saved as they were loaded, compiled when it pays."""
+"""Autoencoders running: float32 at the border whatever is inside, saved as they were loaded."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def test_norms_of_one_kernel_are_diffusers_own(dtype: torch.dtype) -> None:
         plain = attentive_dc().eval()
         plain.load_state_dict(network.state_dict())
         plain.to(dtype)
-        ours = running.running(network, torch.device("cpu"), torch.bfloat16, px_per_cell=4).to(dtype)
+        ours = running.running(network, torch.device("cpu"), torch.bfloat16).to(dtype)
         ours.load_state_dict(plain.state_dict())
         assert not any(type(each).__module__.startswith("diffusers") for each in norms(ours))
         assert len(norms(ours)) == len(norms(plain)) == 9
@@ -84,98 +84,3 @@ def test_norms_of_one_kernel_are_diffusers_own(dtype: torch.dtype) -> None:
 
 def norms(network: Any) -> list[Any]:
     return [module for module in network.modules() if type(module).__name__ == "RMSNorm"]
-
-
-@pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """Compiled at once, on a CPU, by a compiler that only counts."""
-    compiled, compile_ = [], torch.compile
-
-    def count(graph: Any, inputs: Any) -> Any:
-        compiled.append(graph)
-        return graph
-
-    monkeypatch.setattr(torch, "compile", lambda function, **given: compile_(function, backend=count, **given))
-    monkeypatch.setitem(running.COMPILE_AFTER_PX, "cpu", 0)
-    torch.compiler.reset()
-    yield compiled
-    torch.compiler.reset()
-
-
-# nothing is compiled inside what forbids float64, a dispatch mode
-compiling = pytest.mark.float64
-
-SIZES = [(3, 8, 8), (2, 8, 8), (2, 9, 8), (5, 16, 12), (2, 40, 7), (4, 13, 13), (2, 64, 33)]  # images, cells
-
-
-@compiling
-@pytest.mark.parametrize("make", [tiny_dc, attentive_dc, tiny_kl])
-def test_one_compilation_for_all_sizes(make: Callable[[], Any], graphs: list[Any]) -> None:
-    torch.manual_seed(0)
-    network = make()
-    ours, plain = made(network).to(CPU, torch.bfloat16), made(network)
-    cells, channels = plain.identity.px_per_cell, plain.identity.channels
-    for number, high, wide in SIZES:
-        images = torch.rand(number, 3, high * cells, wide * cells)
-        assert deviation(ours.encode(images), plain.encode(images)) < 0.05
-    assert len(graphs) == 1
-    for number, high, wide in SIZES:
-        latents = torch.randn(number, channels, high, wide)
-        assert deviation(ours.decode(latents), plain.decode(latents)) < 0.05
-    assert len(graphs) == 2
-    for _, high, wide in SIZES:
-        ours.decode(torch.randn(1, channels, high, wide))
-    assert len(graphs) == 3, "one more for images that come alone"
-
-
-@compiling
-def test_compilations_are_bounded(graphs: list[Any]) -> None:
-    ours = made(attentive_dc()).to(CPU, torch.bfloat16)
-    for number in (1, 2):
-        for high in (1, 2, 9):
-            for wide in (1, 2, 3, 9):
-                assert ours.decode(torch.randn(number, 4, high, wide)).isfinite().all()
-    assert len(graphs) <= 8
-
-
-@compiling
-def test_compiled_once_it_has_been_used_enough(graphs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(running.COMPILE_AFTER_PX, "cpu", 3 * 32 * 32)
-    ours = made(tiny_dc()).to(CPU, torch.bfloat16)
-    for half, small in ((ours.encode, torch.rand(2, 3, 32, 32)), (ours.decode, torch.randn(2, 4, 8, 8))):
-        graphs.clear()
-        half(small)
-        assert not graphs
-        half(small)
-        assert len(graphs) == 1
-    assert not any(
-        isinstance(each.encoder.forward, running.Compiled) for each in (ours.network, made(tiny_dc()).network)
-    )
-
-
-def test_what_cannot_be_compiled_runs_as_it_is(
-    graphs: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(torch, "compile", lambda function, **given: broken)
-    ours, latents = made(tiny_dc()).to(CPU, torch.bfloat16), torch.randn(2, 4, 8, 8)
-    first = ours.decode(latents)
-    assert "runs uncompiled: no compiler here" in caplog.text
-    caplog.clear()
-    assert torch.equal(ours.decode(latents), first)
-    assert not caplog.text
-
-
-def broken(inputs: torch.Tensor) -> torch.Tensor:
-    raise RuntimeError("no compiler here")
-
-
-def test_memory_that_does_not_suffice_is_not_the_compilers_fault(
-    graphs: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(inputs: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("full")
-
-    monkeypatch.setattr(torch, "compile", lambda function, **given: full)
-    ours = made(tiny_dc()).to(CPU, torch.bfloat16)
-    with pytest.raises(torch.OutOfMemoryError):
-        ours.decode(torch.randn(2, 4, 8, 8))

@@ -22,8 +22,8 @@ pytest.importorskip("triton")
 
 from anyres.model.kernels.attention import tiles
 
-GRIDS = [Grid(1, 1), Grid(5, 7), Grid(1, 32), Grid(8, 8), Grid(3, 11)]
-PADDED = PackShape(tokens=183, images=9, max_seqlen=80)
+GRIDS = [Grid(1, 1), Grid(5, 13), Grid(1, 3), Grid(2, 2)]
+PADDED = PackShape(tokens=85, images=8, max_seqlen=70)
 
 
 def layout_on(device: str, shape: PackShape | None = PADDED) -> PackLayout:

@@ -4,6 +4,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from benchmarks.dealing import bound
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,31 @@ def test_sizes_up_to_4096_tokens_are_dealt_evenly(ranks: int, packs_per_step: in
     assert np.mean(after) < 0.01
     # what is left at an epoch's end is packed by size, and a pack of large images has nothing to exchange
     assert np.quantile(after, 0.95) < 0.02
+
+
+def test_packs_of_hundreds_of_images_are_dealt_evenly() -> None:
+    """There are more runs than are looked at."""
+    rng, budget = np.random.default_rng(0), 65_536
+    lengths = rng.permutation(np.concatenate([np.full(4000, 64), np.full(1500, 256), rng.integers(16, 700, 2500)]))
+    packs = list(shuffled_best_fit(lengths, budget, rng))[:8]
+    assert min(map(len, packs)) > 200
+    costs = [COST(lengths[pack]).sum() for pack in even_packs(packs, lengths, COST, budget)]
+    assert imbalance(np.array(costs)) < 0.01 < imbalance(np.array([COST(lengths[pack]).sum() for pack in packs]))
+
+
+def test_one_long_image_among_small_ones_is_evened_as_far_as_can_be() -> None:
+    """Eight full packs, one with an image of 4,096 tokens: attention makes it the costliest however they are filled."""
+    budget, with_long, without = 16_384, [4096, *[1024] * 12], [*[256] * 56, *[64] * 32]
+    lengths = np.array([*with_long, *without * 7])
+    ends = np.cumsum([len(with_long), *[len(without)] * 7])
+    packs = np.split(np.arange(len(lengths)), ends[:-1])
+    assert {int(lengths[pack].sum()) for pack in packs} == {budget}
+    least = bound(packs, lengths, budget)
+    before, after = (
+        imbalance(np.array([COST(lengths[pack]).sum() for pack in step]))
+        for step in (packs, even_packs(packs, lengths, COST, budget))
+    )
+    assert 0.02 < least <= after < least + 0.02 < before
 
 
 @given(st.lists(st.integers(1, 60), min_size=8, max_size=60), st.integers(1, 6), st.integers(0, 9))

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import islice
 
 import numpy as np
@@ -52,6 +53,49 @@ def same(one: Pack, other: Pack) -> bool:
         and torch.equal(one.layout.positions, other.layout.positions)
         and torch.equal(one.layout.cu_seqlens, other.layout.cu_seqlens)
     )
+
+
+def test_the_next_epoch_is_planned_while_one_runs(data: LatentDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a thread, before a pack of it is asked for."""
+    monkeypatch.setattr("anyres.packing.loader.AHEAD", 1)
+    made, planned = loader(data), {}
+    honest, there = made._planner.packs, threading.Event()
+
+    def packs(epoch: int):
+        planned[epoch] = threading.current_thread().name
+        found = honest(epoch)
+        if epoch == 1:
+            there.set()
+        return found
+
+    monkeypatch.setattr(made._planner, "packs", packs)
+    assert made.packs_in(0) > 4
+    with closing(made.stream(Position(epoch=0, pack=0), lambda pack, _number: pack)) as one:
+        next(one)
+        assert there.wait(10)
+    assert sorted(planned) == [0, 1]
+    assert planned[1].startswith("packs")
+
+
+def test_packs_are_made_however_long_the_next_epoch_is_planned(
+    data: LatentDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes one of two threads."""
+    monkeypatch.setattr("anyres.packing.loader.AHEAD", 1)
+    made, enough, waited = loader(data), threading.Event(), []
+    honest = made._planner.packs
+
+    def packs(epoch: int):
+        if epoch == 1:
+            waited.append(enough.wait(5))
+        return honest(epoch)
+
+    monkeypatch.setattr(made._planner, "packs", packs)
+    with closing(made.stream(Position(epoch=0, pack=0), lambda pack, _number: pack, workers=2)) as one:
+        for _ in range(made.packs_in(0) - 2):
+            next(one)
+        enough.set()
+    assert waited == [True]
 
 
 def stream(made: PackLoader, position: Position, count: int, **options) -> list[tuple[Pack, int]]:

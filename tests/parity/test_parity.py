@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.parity.compare import compare
+from tests.parity.compare import compare, main
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCRIPT = Path(__file__).with_name("compare.py")
@@ -26,10 +26,15 @@ def test_every_golden_number_is_met(name: str, attention: str) -> None:
 
 
 @pytest.mark.parity
-def test_the_script_prints_a_line_a_quantity_and_fails_on_a_wrong_number(tmp_path: Path) -> None:
-    good = subprocess.run([sys.executable, SCRIPT, GOLDEN / "patch2"], capture_output=True, text=True, check=False)
-    assert good.returncode == 0, good.stderr
-    name, error, limit = good.stdout.splitlines()[0].split(" ")
+def test_the_script_prints_a_line_a_quantity_and_fails_on_a_wrong_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def status(folder: Path) -> int:
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), str(folder)])
+        return main()
+
+    assert status(GOLDEN / "patch2") == 0
+    name, error, limit = capsys.readouterr().out.splitlines()[0].split(" ")
     assert name == "velocity"
     assert float(error) <= float(limit) == 2e-6
     shutil.copytree(GOLDEN / "patch2", tmp_path / "bad")
@@ -38,10 +43,9 @@ def test_the_script_prints_a_line_a_quantity_and_fails_on_a_wrong_number(tmp_pat
     save_file(golden, tmp_path / "bad" / "io.safetensors")
     bad = subprocess.run([sys.executable, SCRIPT, tmp_path / "bad"], capture_output=True, text=True, check=False)
     assert bad.returncode == 1
+    assert bad.stdout.startswith("velocity ")
     golden["sample_heun"][0, 0, 0, 0] -= 1e-3
     save_file({**golden, "sample_other": torch.ones(3)}, tmp_path / "bad" / "io.safetensors")
-    unknown = subprocess.run([sys.executable, SCRIPT, tmp_path / "bad"], capture_output=True, text=True, check=False)
-    assert unknown.returncode == 1
-    assert "sample_other inf 2e-06" in unknown.stdout
-    missing = subprocess.run([sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, check=False)
-    assert missing.returncode == 2
+    assert status(tmp_path / "bad") == 1
+    assert "sample_other inf 2e-06" in capsys.readouterr().out
+    assert status(tmp_path) == 2

@@ -1,6 +1,5 @@
 """`anyres prepare` killed at a chosen instant, in a process of its own."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -13,19 +12,8 @@ from PIL import Image
 from anyres.networks.features import MapNetwork
 from anyres.prepare.encode import PrepareReport, prepare
 from anyres.prepare.options import PrepareOptions
+from tests.forking import SERVER
 
-# a server that imported all and computed nothing forks a clean process for each kill
-IMPORTED = (
-    __name__,
-    "datasets",
-    "pytest",
-    "pyarrow.parquet",
-    "pyarrow.compute",
-    "safetensors.torch",
-    "rich.console",
-)
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(list(IMPORTED))
 Image.init()  # its plugins
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod")
 

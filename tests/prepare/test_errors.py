@@ -180,10 +180,21 @@ def test_options_that_cannot_be_used(images, tmp_path, refused, monkeypatch, opt
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     picture(Size(200, 200), 0).save(images / "cat" / "large.png")
     assert got in refused(images, "--out", tmp_path / "data", *options)
+    assert not (tmp_path / "data").exists(), "and nothing was begun"
     assert run(images, tmp_path / "data").added == 17, "and may be put right"
 
 
 def test_missing_and_empty_folders(tmp_path, refused):
     assert "there is no folder" in refused(tmp_path / "none", "--out", tmp_path / "data")
+    assert not (tmp_path / "data").exists()
     (tmp_path / "empty").mkdir()
+    (tmp_path / "data").mkdir()
     assert "holds no image" in refused(tmp_path / "empty", "--out", tmp_path / "data")
+    assert not list((tmp_path / "data").iterdir()), "a folder that was there stays, as it was"
+
+
+def test_a_refused_call_leaves_what_an_earlier_one_has_made(images, tmp_path, refused):
+    run(images, tmp_path / "data")
+    before = contents(tmp_path / "data")
+    assert "no/such" in refused(images, "--out", tmp_path / "data", "--autoencoder", "no/such/folder")
+    assert contents(tmp_path / "data") == before

@@ -103,6 +103,14 @@ def test_time_and_cost_follow_from_the_speed() -> None:
     assert "9.1 hours on one GPU" in planned(XL, Resources(), SPEED, steps=12_500)["time"]
 
 
+def test_a_time_limit_says_how_often_it_is_started_and_a_cpu_has_no_gpus_speed() -> None:
+    assert "starts" not in planned(XL, Resources(), SPEED)
+    starts = planned(XL, Resources(time_limit=24 * 3600), SPEED)["starts"]  # of 728.2 hours
+    assert starts.strip() == "31 of 24.0 hours, if none lost time"
+    assert "not known" in planned(XL, Resources(device="cpu"), SPEED)["speed"]
+    assert "50,000" in planned(XL, Resources(device="cuda:1"), SPEED)["speed"]
+
+
 def test_a_given_speed_comes_before_the_recorded() -> None:
     lines = planned(XL, Resources(tokens_per_second=100_000), SPEED)
     assert "15.2 days" in lines["time"]
@@ -148,8 +156,13 @@ def test_a_measurement_fits_a_network_whatever_its_labels() -> None:
         assert record in fitting(NiTConfig.preset(record.network, num_classes=1))
 
 
+def test_a_plan_for_an_unknown_recipe_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "imagenet_zz", "--plan"]) == 2
+    assert "did you mean 'imagenet_s'" in capsys.readouterr().err
+
+
 def test_gpus_that_do_not_divide_the_step_are_refused() -> None:
-    with pytest.raises(ConfigError, match="got 3 GPUs for 8 packs a step"):
+    with pytest.raises(ConfigError, match="packs_per_step = 8 cannot be shared equally among 3 processes"):
         planned(XL, Resources(gpus=3))
     with pytest.raises(ConfigError, match="price_per_gpu_hour = 0"):
         Resources(price_per_gpu_hour=0)
@@ -175,6 +188,8 @@ def test_the_command_plans_without_data_and_starts_nothing(tmp_path: Path, capsy
         (["--data", "DATA"], "no --out was given"),
         (["--data", "DATA", "--out", "RUN", "--gpus", "2"], "without --plan"),
         (["--plan", "--gpus", "0"], "gpus = 0"),
+        (["--plan", "--device", "gpu"], "got device 'gpu'"),
+        (["--plan", "--time-limit", "soon"], "got a time limit of 'soon'"),
     ],
 )
 def test_what_is_missing_is_named(

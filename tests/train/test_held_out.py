@@ -9,7 +9,8 @@ import torch
 from anyres.grid import Grid
 from anyres.latents.format import LatentDataset
 from anyres.packing.pack import PackShape
-from anyres.train.held_out import SIZES, TIMES, group_names, groups_of, held_out_loss
+from anyres.train.groups import SIZES, TIMES, group_names, groups_of
+from anyres.train.held_out import held_out_loss
 from anyres.train.loop import loaders
 from anyres.train.losses import draw, pack_loss
 from anyres.train.state import TrainState
@@ -24,7 +25,7 @@ def test_groups_are_of_the_images_time_and_size() -> None:
     drawn = draw(pack_of(grids, shape=PackShape(1000, 9, 300)), CONFIG, 0, dropout=0)
     t = torch.zeros(9)
     t[:5] = torch.tensor([0.0, 0.19, 0.21, 0.6, 1.0])
-    times, sizes = groups_of(replace(drawn, t=t))
+    times, sizes = groups_of(drawn.layout, t)
     names = group_names()
     assert [names[n] for n in times[:5].tolist()] == ["t_0.0_0.2", "t_0.0_0.2", "t_0.2_0.4", "t_0.6_0.8", "t_0.8_1.0"]
     assert [names[n] for n in sizes[:5].tolist()] == [

@@ -70,11 +70,11 @@ def check_rounded(device: str) -> None:
     assert (merged - used).norm() <= 0.01 * merged.norm()
 
 
+@pytest.mark.usefixtures("few_turns")
 def test_the_fused_update_equals_the_plain_one() -> None:
-    pytest.importorskip("triton")
     check_equal("cpu")
 
 
+@pytest.mark.usefixtures("few_turns")
 def test_the_network_computes_with_rounded_weights() -> None:
-    pytest.importorskip("triton")
     check_rounded("cpu")

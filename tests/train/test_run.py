@@ -128,8 +128,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_state_before(
 ) -> None:
     honest = loop.draw
 
-    def poisoned(pack, config, *address, dropout):
-        drawn = honest(pack, config, *address, dropout=dropout)
+    def poisoned(pack, config, *address, **how):
+        drawn = honest(pack, config, *address, **how)
         if address[:2] == (0, 3):
             drawn.noise[0, 0] = float("inf")
         return drawn

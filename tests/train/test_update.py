@@ -88,10 +88,12 @@ def check_equal(device: str, offset: int = 0) -> None:
         assert (one - other).norm() <= 1e-6 * one.norm()
 
 
+@pytest.mark.usefixtures("few_turns")
 def test_gradients_may_begin_anywhere() -> None:
     check_equal("cpu", offset=1)
 
 
+@pytest.mark.usefixtures("few_turns")
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_changes_nothing(loss: float) -> None:
     trained = Trained(FusedUpdate)
@@ -101,6 +103,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(loss: float) -> None:
     assert all(torch.equal(one, other) for one, other in zip(before, trained.tensors(), strict=True))
 
 
+@pytest.mark.usefixtures("few_turns")
 def test_the_network_computes_with_rounded_weights() -> None:
     check_rounded("cpu")
 

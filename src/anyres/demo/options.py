@@ -26,7 +26,7 @@ class DemoOptions:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     dtype: str = "auto"
-    """Of the network: auto, float32, bfloat16 or float16."""
+    """Of the network: auto, float32, bfloat16, float16 or float8."""
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen or flex."""
 

@@ -39,7 +39,7 @@ class SamplingRecord:
         size: px, or "data": as in the reference.
         seed: the first image's; the others follow.
         reference: a hash of the reference's images, where labels or sizes are theirs.
-        dtype: of the network.
+        dtype: of the network's products.
     """
 
     model: str
@@ -92,7 +92,7 @@ def record(
         size=str(size) if size else "data",
         seed=seed,
         reference=inputs if labels == "data" or size is None else "",
-        dtype=str(pipe.model.compute_dtype).removeprefix("torch."),
+        dtype=pipe.model.precision,
     )
 
 

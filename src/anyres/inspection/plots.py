@@ -60,12 +60,15 @@ def plot_run(runs: Sequence[RunCurves], folder: Path) -> Path:
         _curve(axes[1], run, TRAIN, "gradient_norm", run.folder.name)
         _curve(axes[2], run, TRAIN, "tokens_per_second", run.folder.name)
         _curve(axes[5], run, TRAIN, "loss_alignment", run.folder.name)
-    for name in runs[0].groups():
-        said = group_in_words(name)
-        _curve(axes[3 if said.startswith("t ") else 4], runs[0], HELD_OUT, name, said)
+    trained = runs[0].groups(TRAIN)
+    for number, name in enumerate(runs[0].groups(TRAIN, HELD_OUT)):
+        said, colour = group_in_words(name), f"C{number % 10}"
+        axis = axes[3 if said.startswith("t ") else 4]
+        _curve(axis, runs[0], TRAIN, name, said, color=colour)
+        _curve(axis, runs[0], HELD_OUT, name, "" if name in trained else said, color=colour, linestyle=":")
     axes[1].set_yscale("log")  # the first steps' is larger by orders
     above = ("mean square of the loss", "gradient norm, before clipping", "tokens/s")
-    below = ("held out, by t", "held out, by size", "alignment with the teacher")
+    below = ("by t (dots: held out)", "by size (dots: held out)", "alignment with the teacher")
     for axis, title in zip(axes, (*above, *below), strict=True):
         axis.set(xlabel="step", title=title)
         axis.grid(alpha=0.3)
@@ -75,14 +78,14 @@ def plot_run(runs: Sequence[RunCurves], folder: Path) -> Path:
     return _save(figure, folder / "curves.png")
 
 
-def _curve(axis: Any, run: RunCurves, kind: str, name: str, label: str) -> None:
+def _curve(axis: Any, run: RunCurves, kind: str, name: str, label: str, **style: Any) -> None:
     """A quantity by its steps; of many lines of training each point is a mean of `WINDOW`."""
     steps, values = run.series(kind, name)
     if kind == TRAIN and len(values) > 5 * WINDOW:
         kernel = np.full(WINDOW, 1 / WINDOW)
         steps, values = (np.convolve(series, kernel, "valid") for series in (steps, values))
     if len(values):
-        axis.plot(steps, values, marker="o" if kind == HELD_OUT else None, markersize=3, label=label)
+        axis.plot(steps, values, marker="o" if kind == HELD_OUT else None, markersize=3, label=label, **style)
 
 
 def _sizes(report: DatasetReport, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from ..tables import aligned
 from ..train.folder import RunFolder
 
 TRAIN, HELD_OUT = "train", "held_out"
-GROUP = "loss_flow_"  # begins the names of the held-out loss's groups
+GROUP = "loss_flow_"  # begins the names of a loss's groups
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,9 +64,9 @@ class RunCurves:
         steps, values = np.array(found, dtype=np.float64).reshape(-1, 2).T
         return steps, values
 
-    def groups(self) -> list[str]:
-        """Names of the held-out loss's groups."""
-        names = {name for record in self.records for name in record if record["kind"] == HELD_OUT}
+    def groups(self, *kinds: str) -> list[str]:
+        """Names of the groups of training's loss, of the held-out one, or of both."""
+        names = {name for record in self.records for name in record if record["kind"] in kinds}
         # by their first number, as names do not sort: tokens_65_256 comes before tokens_257_1024
         return sorted((name for name in names if name.startswith(GROUP)), key=_order)
 
@@ -88,25 +88,29 @@ def run_report(run: RunCurves, beside: Sequence[RunCurves] = ()) -> str:
     """What a run and others beside it have come to, as tables."""
     runs = [run, *beside]
     rows = [("", *(one.folder.name for one in runs))]
-    rows += [(said, *(_last(one, kind, name, form) for one in runs)) for said, kind, name, form in _LINES]
-    rows += [
-        (f"  {group_in_words(name)}", *(_last(one, HELD_OUT, name, "{:.4f}") for one in runs)) for name in run.groups()
-    ]
+    for lines, kind in ((_LINES, TRAIN), (_HELD_OUT, HELD_OUT)):
+        rows += [(said, *(_last(one, kind, name, form) for one in runs)) for said, name, form in lines]
+        rows += [
+            (f"    {group_in_words(name)}", *(_last(one, kind, name, "{:.4f}") for one in runs))
+            for name in run.groups(kind)
+        ]
     rows += [(said, *(_median(one, name, form) for one in runs)) for said, name, form in _RATES]
     return aligned([row for row in rows if any(row[1:])])
 
 
 _LINES = (
-    ("steps", TRAIN, "step", "{:,.0f}"),
-    ("images seen", TRAIN, "images", "{:,.0f}"),
-    ("tokens seen", TRAIN, "tokens", "{:,.0f}"),
-    ("loss", TRAIN, "loss", "{:.4f}"),
-    ("  mean square", TRAIN, "loss_flow", "{:.4f}"),
-    ("  direction", TRAIN, "loss_direction", "{:.4f}"),
-    ("  alignment", TRAIN, "loss_alignment", "{:.4f}"),
-    ("gradient norm", TRAIN, "gradient_norm", "{:.3f}"),
-    ("held-out loss", HELD_OUT, "loss", "{:.4f}"),
-    ("  mean square", HELD_OUT, "loss_flow", "{:.4f}"),
+    ("steps", "step", "{:,.0f}"),
+    ("images seen", "images", "{:,.0f}"),
+    ("tokens seen", "tokens", "{:,.0f}"),
+    ("gradient norm", "gradient_norm", "{:.3f}"),
+    ("loss", "loss", "{:.4f}"),
+    ("  direction", "loss_direction", "{:.4f}"),
+    ("  alignment", "loss_alignment", "{:.4f}"),
+    ("  mean square", "loss_flow", "{:.4f}"),
+)
+_HELD_OUT = (
+    ("held-out loss", "loss", "{:.4f}"),
+    ("  mean square", "loss_flow", "{:.4f}"),
 )
 _RATES = (
     ("seconds a step, median", "seconds_per_step", "{:.3f}"),

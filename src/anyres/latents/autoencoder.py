@@ -45,8 +45,15 @@ class LatentScaling:
         return cls(shift=(shift,) * channels, factor=(factor,) * channels)
 
     def to_model(self, cells: Float[Tensor, "*cells channels"]) -> Float[Tensor, "*cells channels"]:
-        """Raw latents, channels last → the network's."""
-        return (cells - cells.new_tensor(self.shift)) * cells.new_tensor(self.factor)
+        """Raw latents, channels last → the network's, in float32 or better."""
+        dtype = torch.promote_types(cells.dtype, torch.float32)
+        shift, factor = (cells.new_tensor(each, dtype=dtype) for each in (self.shift, self.factor))
+        return cells.to(dtype, copy=True).sub_(shift).mul_(factor)
+
+    def of_tokens(self, patch: int) -> "LatentScaling":
+        """The same for tokens, whose values are (channels, patch, patch), flattened."""
+        shift, factor = (tuple(one for one in each for _ in range(patch**2)) for each in (self.shift, self.factor))
+        return LatentScaling(shift=shift, factor=factor)
 
     def from_model(self, cells: Float[Tensor, "*cells channels"]) -> Float[Tensor, "*cells channels"]:
         """The network's latents, channels last → raw."""
@@ -196,7 +203,7 @@ class DiffusersAutoencoder:
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "DiffusersAutoencoder":
         """Run on a device from now on; see `Autoencoder.to`."""
         dtype = default_dtype(device) if dtype is None else dtype
-        self._running = running(self.network, device, dtype, px_per_cell=self.identity.px_per_cell)
+        self._running = running(self.network, device, dtype)
         return self
 
     def _px_per_cell(self) -> int:

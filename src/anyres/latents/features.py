@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ..config import require
-from ..shapes import Int, Num, Tensor
+from ..shapes import Bool, Int, Num, Tensor
 from .shards import FEATURES, MappedRows
 
 FEATURE_SHARD = "teacher-{:05d}.safetensors"
@@ -81,6 +81,10 @@ class TeacherFeatures:
             dtype=info.dtype,
         )
         self._rows.check(np.add, lengths, "features")
+
+    def views(self, indices: Int[np.ndarray, "some"], flipped: Bool[np.ndarray, "some"]) -> list[Num[Tensor, "_ dim"]]:
+        """Rows' features, as they are stored, in the map itself: nothing may write to them."""
+        return self._rows.views(indices, flipped)
 
     def read(self, index: int, *, flipped: bool = False) -> Num[Tensor, "features dim"]:
         """A row's features in row-major order, as they are stored."""

@@ -21,7 +21,7 @@ import numpy as np
 from ..config import from_dict, require
 from ..errors import AnyResError, CheckpointError, DataError
 from ..files import read_json
-from ..shapes import Float, Tensor
+from ..shapes import Bool, Float, Int, Tensor
 from .autoencoder import AUTOENCODER, Autoencoder, AutoencoderIdentity, LatentScaling
 from .features import TeacherFeatures, TeacherInfo
 from .loading import load_autoencoder
@@ -183,6 +183,12 @@ class LatentDataset:
     def read_raw(self, index: int, *, flipped: bool = False) -> Float[Tensor, "cells channels"]:
         """A row's latent as it is stored, float16, as the autoencoder gave it."""
         return self._rows.read(index, flipped=flipped)
+
+    def views(
+        self, indices: Int[np.ndarray, "some"], flipped: Bool[np.ndarray, "some"]
+    ) -> list[Float[Tensor, "_ channels"]]:
+        """Rows' latents, float16, as they are stored, in the map itself: nothing may write to them."""
+        return self._rows.views(indices, flipped)
 
     @property
     def scaling(self) -> LatentScaling:

@@ -67,6 +67,9 @@ class Part:
         channel_sum: sum of each channel over the latents, unscaled and not flipped.
         channel_square_sum: sum of squares likewise.
         teacher: whose features stand beside the shard, if any's.
+        begun: the first number that the processes of its time gave out, each to its parts in turn.
+        before: entries that there were at that time.
+        processes: how many they were.
     """
 
     shard: int
@@ -75,6 +78,13 @@ class Part:
     channel_sum: tuple[float, ...]
     channel_square_sum: tuple[float, ...]
     teacher: TeacherInfo | None = None
+    begun: int = 0
+    before: int = 0
+    processes: int = 1
+
+    def wanted(self) -> range:
+        """Numbers of the parts that its process wrote before it, in one go."""
+        return range(self.begun + (self.shard - self.begun) % self.processes, self.shard, self.processes)
 
 
 def write_part(path: Path, part: Part, rows: Sequence[Row]) -> Any:

@@ -16,7 +16,7 @@ import torch
 
 from ..errors import DataError
 from ..files import replacing
-from ..shapes import Int, Num, Tensor
+from ..shapes import Bool, Int, Num, Tensor
 
 LATENTS, FEATURES = "latents", "features"  # what a shard holds; the mirrored images' are named so, and "_flipped"
 TYPES = {"float16": ("F16", torch.float16), "int8": ("I8", torch.int8)}  # safetensors' names for them, and torch's
@@ -120,12 +120,27 @@ class MappedRows:
         self._channels, self._what, self._dtype = channels, what, dtype
         self._maps: dict[int, Shard] = {}
 
+    def views(
+        self, indices: Int[np.ndarray, "some"], flipped: Bool[np.ndarray, "some"]
+    ) -> list[Num[Tensor, "_ channels"]]:
+        """Images' rows, as they are stored, in the map itself: nothing may write to them.
+
+        Args:
+            indices: the images' numbers.
+            flipped: which of them are mirrored.
+        """
+        found, starts = self._shards[indices].tolist(), self._offsets[indices]
+        places = zip(found, starts.tolist(), (starts + self._lengths[indices]).tolist(), flipped.tolist(), strict=True)
+        shards = {number: self._shard(number) for number in set(found)}
+        # nothing in here lets go of the interpreter, for which each time another thread would have to be waited for
+        return [
+            (shards[number].flipped if mirrored else shards[number].plain)[start:end]
+            for number, start, end, mirrored in places
+        ]
+
     def read(self, index: int, *, flipped: bool = False) -> Num[Tensor, "rows channels"]:
-        """An image's rows, as they are stored."""
-        shard = self._shard(int(self._shards[index]))
-        start, length = int(self._offsets[index]), int(self._lengths[index])
-        # a copy: the map is the file's
-        return (shard.flipped if flipped else shard.plain)[start : start + length].clone()
+        """A copy of an image's rows, as they are stored."""
+        return self.views(np.array([index]), np.array([flipped]))[0].clone()
 
     def check(self, gathered: np.ufunc, rows: Int[np.ndarray, "images"], unit: str) -> None:
         """Map every shard, and compare its length with what its images' values of `rows` give, gathered.

@@ -1,7 +1,8 @@
 """Writing a dataset of latents in parts, so that a kill at any instant loses and doubles nothing.
 
 A part is one shard and one journal entry, `.parts/part-NNNNN.parquet`, which is written after the shard: what has an
-entry is done, what has none is done again. The manifest and then dataset.json follow when no input is left.
+entry is done, what has none is done again. The manifest and then dataset.json follow when no input is left. Several
+processes write parts of their own, each to every so manieth number; the leading one does all else.
 """
 
 import csv
@@ -18,6 +19,7 @@ import numpy as np
 from ..config import to_dict
 from ..errors import DataError
 from ..files import make_folder, read_json, remove_leftovers, replacing, write_json
+from ..ranks import Ranks
 from .autoencoder import AUTOENCODER
 from .features import FEATURE_SHARD, TeacherInfo
 from .format import INFO, MANIFEST, MANIFEST_FILE, REJECTED, SHARD, DatasetInfo, read_info
@@ -26,21 +28,44 @@ from .shards import FEATURES, write_shard
 
 PARTS = ".parts"
 SETTINGS = "settings.json"
+LOCK = "lock"
 
 
 class DatasetWriter:
-    """Writes a dataset's parts. Use it in a `with` statement: it holds a lock on the folder.
+    """Writes a dataset's parts. Use it in a `with` statement: the leading process holds a lock on the folder.
 
     Args:
         folder: the dataset's; made if missing.
+        ranks: the processes that write together; by default this one alone.
 
     Raises:
         DataError: the folder cannot be written to, holds something else, something damaged or of a newer format, or
             another process is writing to it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._parts = folder, folder / PARTS
+    def __init__(self, folder: Path, ranks: Ranks | None = None) -> None:
+        self.folder, self._parts, self._ranks = folder, folder / PARTS, ranks or Ranks()
+        self.parts: list[Part] = []
+        self._teacher: TeacherInfo | None = None
+        self._tables: list[Any] = []  # the rows of each part, columnar: there may be millions
+        self._labels: tuple[str, ...] = ()  # of an earlier run: they keep their numbers
+        self._lock: Any = None
+        self._is_new = False
+        with self._ranks.leading_first():
+            if self._ranks.rank == 0:
+                self._begin()
+            else:
+                self.read()
+        first = 1 + max((part.shard for part in self.parts), default=-1)
+        self._number = first + self._ranks.rank
+        # one process after another, without a gap, is as one that was never interrupted
+        alone = self._ranks.world == 1 and first == len(self.parts)
+        self._begun, self._before = (0, 0) if alone else (first, len(self.parts))
+
+    def _begin(self) -> None:
+        """Take the folder, read what earlier runs did, and remove what they began and did not finish."""
+        folder = self.folder
+        self._is_new = not folder.exists()
         if folder.is_dir() and not self._parts.is_dir():
             others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
             if others:
@@ -50,7 +75,7 @@ class DatasetWriter:
                     fix="choose another --out",
                 )
         make_folder(self._parts)
-        self._lock = (self._parts / "lock").open("w")
+        self._lock = (self._parts / LOCK).open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -58,10 +83,6 @@ class DatasetWriter:
             raise DataError(
                 f"another process is preparing {folder}", wanted="one at a time", fix="wait until it is done"
             ) from None
-        self.parts: list[Part] = []
-        self._teacher: TeacherInfo | None = None
-        self._tables: list[Any] = []  # the rows of each part, columnar: there may be millions
-        self._labels: tuple[str, ...] = ()  # of an earlier run: they keep their numbers
         try:
             self._resume()
         except BaseException:
@@ -74,10 +95,28 @@ class DatasetWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            if error is not None:
+                self._withdraw()
+            self._lock.close()
+
+    def _withdraw(self) -> None:
+        """Leave nothing of a preparation that was refused before it had made anything."""
+        made = {path.name for path in self._parts.iterdir()} - {LOCK, SETTINGS}
+        made |= {path.name for path in self.folder.iterdir()} - {PARTS, AUTOENCODER}
+        if not made:
+            for path in (self._parts, self.folder / AUTOENCODER):
+                shutil.rmtree(path, ignore_errors=True)
+            if self._is_new:
+                self.folder.rmdir()
+
+    def read(self) -> None:
+        """Read what has been written, by whichever process."""
+        entries = [read_part(path) for path in sorted(self._parts.glob("part-*.parquet"))]
+        self.parts, self._tables = [part for part, _ in entries], [table for _, table in entries]
 
     def agree(self, settings: dict[str, Any]) -> None:
-        """Check that the folder was begun with these settings, or remember them.
+        """Check that the folder was begun with these settings, or remember them; the leading process does it for all.
 
         Args:
             settings: what every part must agree in, as JSON values.
@@ -85,6 +124,8 @@ class DatasetWriter:
         Raises:
             DataError: it was begun with others, which are shown.
         """
+        if self._ranks.rank > 0:
+            return
         path = self._parts / SETTINGS
         old = read_json(path) if path.is_file() else {}
         changed = [
@@ -154,7 +195,7 @@ class DatasetWriter:
         Raises:
             DataError: the disk is full or refuses; earlier parts are untouched.
         """
-        number = len(self.parts)
+        number, self._number = self._number, self._number + self._ranks.world
         if rows:
             write_shard(self.folder / SHARD.format(number), latents, flipped)
             if self._teacher is not None:
@@ -170,6 +211,9 @@ class DatasetWriter:
             channel_sum=tuple(np.sum(sums, axis=0).tolist()) if rows else (),
             channel_square_sum=tuple(np.sum(squares, axis=0).tolist()) if rows else (),
             teacher=self._teacher,
+            begun=self._begun,
+            before=self._before,
+            processes=self._ranks.world,
         )
         self._tables.append(write_part(self._parts / f"part-{number:05d}.parquet", part, rows))
         self.parts.append(part)
@@ -227,11 +271,14 @@ class DatasetWriter:
         """Read what earlier runs did, and remove what they began."""
         remove_leftovers(self.folder)
         remove_leftovers(self._parts)
-        for path in sorted(self._parts.glob("part-*.parquet")):
-            part, table = read_part(path)
-            self.parts.append(part)
-            self._tables.append(table)
-        whole = all(part.shard == number for number, part in enumerate(self.parts))
+        self.read()
+        done = {part.shard for part in self.parts}
+        # of those that one process wrote in one go, the last tells of all
+        last = {(part.begun, part.shard % part.processes): part for part in self.parts}.values()
+        whole = all(
+            done.issuperset(part.wanted()) and sum(number < part.begun for number in done) >= part.before
+            for part in last
+        )
         if (self.folder / INFO).is_file():
             info = read_info(self.folder)
             self._labels = info.labels
@@ -243,8 +290,10 @@ class DatasetWriter:
                 fix="restore it from a copy, or prepare the images again into a new folder",
             )
         # a process was killed before it made the entry
-        for shard in (SHARD, FEATURE_SHARD):
-            (self.folder / shard.format(len(self.parts))).unlink(missing_ok=True)
+        for pattern in (SHARD, FEATURE_SHARD):
+            for path in self.folder.glob(pattern.replace("{:05d}", "*")):
+                if int(path.stem.rpartition("-")[2]) not in done:
+                    path.unlink()
         if not self.parts:
             # nothing was made with them: what was killed or refused that early may begin with others
             (self._parts / SETTINGS).unlink(missing_ok=True)
@@ -286,6 +335,12 @@ class DatasetWriter:
         table.writerows([item.source, item.reason] for item in rejected)
         with replacing(self.folder / REJECTED) as staging:
             staging.write_text(text.getvalue(), encoding="utf-8")
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What a dataset's parts agreed in; empty where it has gone."""
+    path = folder / PARTS / SETTINGS
+    return read_json(path) if path.is_file() else {}
 
 
 def _ids(table: Any) -> Any:

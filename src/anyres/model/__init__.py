@@ -4,6 +4,7 @@
     rope.py       axial rotary embedding and its extrapolation to unseen sizes
     attention.py  attention within each image of a pack, by five backends behind one function
     elementwise.py  what lies between the matrix products; fused.py: the same by Triton's kernels
+    rows.py, float8.py  products of 8-bit numbers, the blocks' weights in them; fused_float8.py: the blocks with those
     layers.py     the parts: conditioner, adaptive layer norm, block, projector
     nit.py        the whole
     weights.py    reading and writing weights

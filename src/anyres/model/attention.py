@@ -72,9 +72,10 @@ class Blocks:
 
 @dataclass(frozen=True, eq=False)
 class Tiled:
-    """`triton`: the pack cut into tiles."""
+    """`triton`: the pack cut into tiles, and cut for passes without gradients where it is planned for those."""
 
     tiles: Any  # kernels.attention.Tiles; Triton is imported only when it is chosen
+    forward: Any = None  # kernels.forward_attention.Plan
 
 
 # tokens of neighbours of one length, in the mean, from which on a call for each costs less than laying tokens together
@@ -223,9 +224,10 @@ def _plan_flex(layout: PackLayout) -> Blocks:
 
 
 def _plan_triton(layout: PackLayout) -> Tiled:
-    from .kernels.attention import tiles
+    from .kernels import attention, forward_attention
 
-    return Tiled(tiles(layout.cu_seqlens, layout.shape.tokens))
+    forward = None if torch.is_grad_enabled() else forward_attention.plan(layout.cu_seqlens, layout.shape)
+    return Tiled(attention.tiles(layout.cu_seqlens, layout.shape.tokens), forward)
 
 
 _PLANNERS: dict[str, Callable[[PackLayout], AttentionPlan]] = {

@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import logging
 import os
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,10 @@ class Elementwise:
         normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
         return x, self._scaled_sum(shift.index_select(0, self.image_index), 1 + scale, normed)
 
+    def last_norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> Tokens:
+        """The same before the network's last map, which is never in 8 bits: the norm alone."""
+        return self.norm(x, branch, shift, scale)[1]
+
     def _scaled_sum(self, x: Tokens, scale: Vectors, f: Tokens) -> Tokens:
         return cast(Tensor, ScaledSum.apply(x, scale, f, self.image_index))
 
@@ -121,16 +125,25 @@ def _gelu(x: Float[Tensor, "tokens inner"]) -> Float[Tensor, "tokens inner"]:
     return F.gelu(x, approximate="tanh")
 
 
-def elementwise_for(layout: PackLayout, kernels: str) -> Elementwise:
+def elementwise_for(layout: PackLayout, kernels: str, float8: Any = None) -> Elementwise:
     """The functions for a pack, on its device.
+
+    Args:
+        layout: the pack.
+        kernels: what computes them.
+        float8: `Float8Weights` of the blocks, where their products are to be in 8 bits.
 
     Raises:
         ConfigError: an unknown name.
         BackendError: Triton is asked for, and it cannot run here.
     """
+    if float8 is not None:
+        from .fused_float8 import Float8Elementwise  # Triton is imported only here
+
+        return Float8Elementwise(layout, float8)
     if pick_kernels(kernels, layout.device) == "eager":
         return Elementwise(layout.image_index)
-    from .fused import FusedElementwise  # Triton is imported only here
+    from .fused import FusedElementwise  # and here
 
     return FusedElementwise(layout)
 

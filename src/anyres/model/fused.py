@@ -15,7 +15,7 @@ from ..packing.pack import PackLayout
 from ..shapes import Float, Tensor
 from .attention import AttentionPlan, Tiled
 from .elementwise import NORM_EPS, Branch, Elementwise, Heads, QkvProjection, Tokens, Vectors
-from .kernels import attention, cublas, gelu, norms, rotation
+from .kernels import attention, cublas, forward_attention, gelu, norms, rotation
 from .kernels.attention import Tiles
 from .kernels.pieces import Pieces, cut
 
@@ -37,7 +37,7 @@ class FusedElementwise(Elementwise):
     def branch(self, inner: Float[Tensor, "tokens inner"], linear: nn.Linear, gate: Vectors) -> Branch:
         """See `Elementwise.branch`."""
         # a copy, since a sharded weight is gone once its block is done
-        return Branch(F.linear(inner, linear.weight), linear.bias.clone(), gate)
+        return Branch(self._product(inner, linear), linear.bias.clone(), gate)
 
     def mlp(self, x: Tokens, up: nn.Linear, down: nn.Linear, gate: Vectors) -> Branch:
         """See `Elementwise.mlp`."""
@@ -54,36 +54,47 @@ class FusedElementwise(Elementwise):
         """See `Elementwise.attended`."""
         if not isinstance(plan, Tiled):
             return super().attended(x, projection, plan)
-        return _Attended.apply(plan.tiles, *_projected(x, projection)).flatten(1)
+        projected = self._projected(x, projection)
+        if torch.is_grad_enabled() or plan.forward is None:
+            return _Attended.apply(plan.tiles, *projected).flatten(1)
+        product, _, cos, sin, eps, *affine = projected
+        weights = rotation.Norms(*affine) if affine else None
+        heads = product.shape[1] // (6 * cos.shape[1])
+        return forward_attention.forward(product, weights, cos, sin, heads, eps, plan.forward).flatten(1)
 
     def heads(self, x: Tokens, projection: QkvProjection) -> tuple[Heads, Heads, Heads]:
         """See `Elementwise.heads`."""
-        return _Heads.apply(*_projected(x, projection))
+        return _Heads.apply(*self._projected(x, projection))
 
     def add(self, x: Tokens, branch: Branch) -> Tokens:
         """See `Elementwise.add`."""
-        return _Add.apply(x, *branch, self._pieces)
+        return _Add.apply(x, *branch, self.image_index, self._pieces)
 
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """See `Elementwise.norm`."""
         if branch is None:
-            return _Norm.apply(x, shift, scale, self._pieces)
-        return _AddNorm.apply(x, *branch, shift, scale, self._pieces)
+            return _Norm.apply(x, shift, scale, self.image_index, self._pieces)
+        return _AddNorm.apply(x, *branch, shift, scale, self.image_index, self._pieces)
 
+    def _projected(self, x: Tokens, projection: QkvProjection) -> tuple[Any, ...]:
+        """The product, its bias, tables, eps and the norms' weights: what `_Heads` takes."""
+        linear, q_norm, k_norm, rotary = projection
+        # cuBLAS adds the bias while the product is in registers; its gradient is made where the product's is
+        product = self._product(x, linear, linear.bias.detach())
+        affine = [] if isinstance(q_norm, nn.Identity) else [q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias]
+        return product, linear.bias, rotary.cos, rotary.sin, getattr(q_norm, "eps", 0.0), *affine
 
-def _projected(x: Tokens, projection: QkvProjection) -> tuple[Any, ...]:
-    """The product, its bias, tables, eps and the norms' weights: what `_Heads` takes."""
-    linear, q_norm, k_norm, rotary = projection
-    # cuBLAS adds the bias while the product is in registers; its gradient is made where the product's is
-    product = F.linear(x, linear.weight, linear.bias.detach())
-    affine = [] if isinstance(q_norm, nn.Identity) else [q_norm.weight, q_norm.bias, k_norm.weight, k_norm.bias]
-    return product, linear.bias, rotary.cos, rotary.sin, getattr(q_norm, "eps", 0.0), *affine
+    def _product(self, x: Tensor, linear: nn.Linear, bias: Tensor | None = None) -> Tensor:
+        """X·weightᵀ (+ bias, without its gradient)."""
+        return F.linear(x, linear.weight, bias)
 
 
 class _Norm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, pieces: Pieces) -> tuple[Tensor, Tensor]:
-        x, h = norms.forward(x, None, norms.Affine(shift, scale), pieces, NORM_EPS)
+    def forward(
+        ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, image_index: Tensor, pieces: Pieces
+    ) -> tuple[Tensor, Tensor]:
+        x, h = norms.forward(x, None, norms.Affine(shift, scale), image_index, NORM_EPS)
         assert h is not None  # noqa: S101 - an affine was given
         ctx.save_for_backward(x, shift, scale)
         ctx.pieces = pieces
@@ -94,13 +105,15 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, d_x: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
         x, shift, scale = ctx.saved_tensors
         grads = norms.backward(d_x, d_h, x, None, norms.Affine(shift, scale), ctx.pieces, NORM_EPS)
-        return grads.x, grads.shift, grads.scale, None
+        return grads.x, grads.shift, grads.scale, None, None
 
 
 class _Add(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, f: Tensor, bias: Tensor, gate: Tensor, pieces: Pieces) -> Tensor:
-        out, _ = norms.forward(x, norms.Addend(f, bias, gate), None, pieces, NORM_EPS)
+    def forward(
+        ctx: Any, x: Tensor, f: Tensor, bias: Tensor, gate: Tensor, image_index: Tensor, pieces: Pieces
+    ) -> Tensor:
+        out, _ = norms.forward(x, norms.Addend(f, bias, gate), None, image_index, NORM_EPS)
         ctx.save_for_backward(f, bias, gate)
         ctx.pieces = pieces
         return out
@@ -110,16 +123,24 @@ class _Add(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         f, bias, gate = ctx.saved_tensors
         grads = norms.backward(d_out, None, d_out, norms.Addend(f, bias, gate), None, ctx.pieces, NORM_EPS)
-        return grads.x, grads.f, grads.bias, grads.gate, None
+        return grads.x, grads.f, grads.bias, grads.gate, None, None
 
 
 class _AddNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, f: Tensor, bias: Tensor, gate: Tensor, shift: Tensor, scale: Tensor, pieces: Pieces
+        ctx: Any,
+        x: Tensor,
+        f: Tensor,
+        bias: Tensor,
+        gate: Tensor,
+        shift: Tensor,
+        scale: Tensor,
+        image_index: Tensor,
+        pieces: Pieces,
     ) -> tuple[Tensor, Tensor]:
         addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
-        out, h = norms.forward(x, addend, affine, pieces, NORM_EPS)
+        out, h = norms.forward(x, addend, affine, image_index, NORM_EPS)
         assert h is not None  # noqa: S101 - an affine was given
         ctx.save_for_backward(out, *addend, *affine)
         ctx.pieces = pieces
@@ -131,7 +152,7 @@ class _AddNorm(torch.autograd.Function):
         out, f, bias, gate, shift, scale = ctx.saved_tensors
         addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
         grads = norms.backward(d_out, d_h, out, addend, affine, ctx.pieces, NORM_EPS)
-        return grads.x, grads.f, grads.bias, grads.gate, grads.shift, grads.scale, None
+        return grads.x, grads.f, grads.bias, grads.gate, grads.shift, grads.scale, None, None
 
 
 class _BiasGelu(torch.autograd.Function):
@@ -233,4 +254,5 @@ def _heads_backward(
     weights = rotation.Norms(*affine) if affine else None
     d_bias, d_norms = rotation.backward(d_q, d_k, product, weights, cos, sin, eps, d_product)
     d_bias = torch.cat([d_bias, sum_v.flatten()])
-    return d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.unbind(0))
+    # converted once and not four times
+    return d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.to(affine[0].dtype).unbind(0))

@@ -192,8 +192,7 @@ class Head(nn.Module):
     ) -> Float[Tensor, "tokens values"]:
         """Tokens, the last block's branch, the modulation → velocities, (channels, patch, patch) flattened."""
         shift, scale = modulation.unbind(1)
-        _, h = pack.elementwise.norm(x, branch, shift, scale)
-        return self.linear(h)
+        return self.linear(pack.elementwise.last_norm(x, branch, shift, scale))
 
     def reset_parameters(self) -> None:
         """Zero, so that an untrained network predicts zero velocity."""

@@ -16,6 +16,7 @@ from . import released, weights
 from .attention import plan_attention
 from .config import NiTConfig
 from .elementwise import elementwise_for
+from .float8 import Float8Weights
 from .layers import Block, Conditioner, Head, Modulation, PackContext, Projector, xavier
 from .rope import RotaryScaling, rotary_tables
 
@@ -46,6 +47,7 @@ class NiT(nn.Module):
         self.config = config
         self.attention = attention
         self.kernels = kernels
+        self.float8: Float8Weights | None = None
         self.patch_embedding = nn.Linear(config.token_values, config.hidden_size)
         self.conditioner = Conditioner(config.hidden_size, config.num_classes)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -118,7 +120,7 @@ class NiT(nn.Module):
             scaling: rotary extrapolation for grids larger than those of training.
         """
         return PackContext(
-            elementwise_for(layout, self.kernels),
+            elementwise_for(layout, self.kernels, self.float8),
             rotary_tables(layout, self.config.head_dim, self.config.position_order, scaling),
             plan_attention(layout, self.attention, self.compute_dtype),
         )
@@ -136,6 +138,20 @@ class NiT(nn.Module):
         for number, block in enumerate(cast(Iterable[Block], self.blocks)):
             block.recomputed = number < blocks
 
+    def use_float8(self, *, training: bool) -> None:
+        """Compute the blocks' products in 8 bits from now on, on the weights as they are where they are.
+
+        Whatever changes the weights calls `float8.refresh()` afterwards.
+
+        Args:
+            training: also for gradients.
+
+        Raises:
+            BackendError: the device has no such products.
+            ConfigError: a width is not a multiple of 16.
+        """
+        self.float8 = Float8Weights(cast(nn.ModuleList, self.blocks), training=training)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -146,6 +162,11 @@ class NiT(nn.Module):
         """The dtype of matrix products: autocast's, where it is on, else the weights'."""
         kind = self.device.type
         return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.patch_embedding.weight.dtype
+
+    @property
+    def precision(self) -> str:
+        """What products are in, in a word: "float8", or the name of a dtype."""
+        return "float8" if self.float8 is not None else str(self.compute_dtype).removeprefix("torch.")
 
     def reset_parameters(self) -> None:
         """Initialise as published: Xavier-uniform linears, zero modulation and output (docs/method.md)."""

@@ -11,7 +11,7 @@ from einops import rearrange
 from ..config import suggestion
 from ..errors import ConfigError, DataError
 from ..grid import Grid
-from ..shapes import Num, Tensor
+from ..shapes import Num, Tensor, UInt8
 from .features import MapNetwork, load_network
 
 TEACHERS = ("efficientnet-lite0", "efficientnet-lite2", "dinov2", "radio")
@@ -83,21 +83,34 @@ class Teacher:
             DataError: a feature is not finite.
         """
         images = rearrange(torch.from_numpy(pixels).to(self._device), "n h w c -> n c h w")
-        wanted = (grid.height * self.px, grid.width * self.px)
-        if images.shape[-2:] != wanted:
-            resized = F.interpolate(images.float(), wanted, mode="bicubic", antialias=True)
-            images = resized.clamp(0, 255).round().to(torch.uint8)
-        found = rearrange(self._maps(images, grid).float(), "n c h w -> n (h w) c")
+        found = self._directions(images, grid)
         if not bool(found.isfinite().all()):
             raise DataError(
                 f"the teacher {self.identity} gives features that are not finite",
                 wanted="finite numbers",
                 fix="use --dtype float32, or another teacher",
             )
+        return self._stored(found).cpu().numpy()
+
+    def see(self, images: UInt8[Tensor, "images 3 height width"], grid: Grid) -> Num[Tensor, "images tokens dim"]:
+        """The same of images on the device, there, without waiting for it: what is not finite stays so.
+
+        Raises:
+            ConfigError: the network gives a map of another size.
+        """
+        return self._stored(self._directions(images, grid))
+
+    def _stored(self, directions: Tensor) -> Tensor:
+        return directions.half() if self.dtype == "float16" else (127 * directions).round().to(torch.int8)
+
+    def _directions(self, images: Tensor, grid: Grid) -> Tensor:
+        wanted = (grid.height * self.px, grid.width * self.px)
+        if images.shape[-2:] != wanted:
+            resized = F.interpolate(images.float(), wanted, mode="bicubic", antialias=True)
+            images = resized.clamp(0, 255).round().to(torch.uint8)
+        found = rearrange(self._maps(images, grid).float(), "n c h w -> n (h w) c")
         # a feature of zeros has no direction, and stays
-        directions = found / found.abs().amax(dim=2, keepdim=True).clamp(min=1e-12)
-        stored = directions.half() if self.dtype == "float16" else (127 * directions).round().to(torch.int8)
-        return stored.cpu().numpy()
+        return found / found.abs().amax(dim=2, keepdim=True).clamp(min=1e-12)
 
     def _maps(self, images: Tensor, grid: Grid) -> Any:
         maps = self._network.maps(images)

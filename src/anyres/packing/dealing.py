@@ -12,8 +12,9 @@ import numpy as np
 
 EVEN = 0.01  # packs whose costs differ by less, as a share of their mean, are even
 RUN = 32  # most images that a pack gives in an exchange
-CHOICES = 4096  # runs of images of a pack that are looked at for it
-TRIES = 3  # such looks at a pair of packs, and partners tried
+CHOICES = 8192  # runs of images of a pack that are looked at for it, at most
+SPREAD = 0.3  # of the logarithms of lengths, by which half of the orders are nearly sorted: runs of images of like size
+TRIES = 8  # partners tried
 
 ImageCost = Callable[[np.ndarray], np.ndarray]
 
@@ -39,6 +40,8 @@ def even_packs(packs: Sequence[np.ndarray], lengths: np.ndarray, cost: ImageCost
     """The same images in as many packs, exchanged until the packs' costs are even or no exchange helps.
 
     The costliest pack gives images to a cheap one, for others of as many tokens, or for none where there is room.
+    Where all packs are full, one with an image of thousands of tokens can do no better than to hold the step's smallest
+    images beside it, and stays the costliest.
 
     Args:
         packs: image numbers of each pack.
@@ -52,7 +55,7 @@ def even_packs(packs: Sequence[np.ndarray], lengths: np.ndarray, cost: ImageCost
         *others, most = np.argsort(costs, kind="stable").tolist()
         if not others or costs[most] - costs[others[0]] <= EVEN * costs.mean():
             break
-        for least in np.repeat(others[:TRIES], TRIES).tolist():
+        for least in others[:TRIES]:
             found = _exchange(packs[most], packs[least], lengths, cost, budget, rng)
             if found is not None:
                 packs[most], packs[least], moved = found
@@ -83,9 +86,10 @@ def _exchange(
     room = budget - int(lengths[poor].sum())
     given, taken = (_Runs.of(pack, lengths, cost, rng) for pack in (rich, poor))
     # for each run that may be given: the run of as many tokens whose cost is nearest to what would be best for it
-    order = np.lexsort((taken.costs, taken.tokens))
     scale = 2 * float(max(given.costs.max(), taken.costs.max()) + wanted) + 1
-    place = np.searchsorted((taken.tokens * scale + taken.costs)[order], given.tokens * scale + given.costs - wanted)
+    keys = taken.tokens * scale + taken.costs
+    order = keys.argsort(kind="stable")  # the same on every machine: each process deals for itself
+    place = np.searchsorted(keys[order], given.tokens * scale + given.costs - wanted)
     partners = np.stack([order[np.clip(place + shift, 0, len(order) - 1)] for shift in (-1, 0)])
     exchanged = np.where(taken.tokens[partners] == given.tokens, given.costs - taken.costs[partners], np.inf)
     gifts = np.where(given.tokens <= room, given.costs, np.inf)
@@ -116,8 +120,12 @@ class _Runs:
     @classmethod
     def of(cls, pack: np.ndarray, lengths: np.ndarray, cost: ImageCost, rng: np.random.Generator) -> "_Runs":
         longest = min(RUN, len(pack))
-        orders = rng.permuted(np.tile(pack, (max(1, CHOICES // (longest * len(pack))), 1)), axis=1)
-        size, row, start = np.indices((longest, *orders.shape)).reshape(3, -1)
+        orders = rng.permuted(np.tile(pack, (max(2, CHOICES // (longest * len(pack))), 1)), axis=1)
+        half = orders[: len(orders) // 2]
+        half[:] = np.take_along_axis(half, (np.log(lengths[half]) + SPREAD * rng.normal(size=half.shape)).argsort(), 1)
+        runs = longest * orders.size
+        chosen = np.arange(runs) if runs <= CHOICES else rng.integers(runs, size=CHOICES)
+        size, row, start = np.unravel_index(chosen, (longest, *orders.shape))
         end = start + size + 1
         inside = end <= len(pack)
         row, start, end = row[inside], start[inside], end[inside]

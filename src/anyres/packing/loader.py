@@ -1,6 +1,5 @@
 """Packs of latents for training: an endless stream that can start anywhere."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -11,12 +10,11 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 
 from .. import noise
 from ..grid import Cells, Grid, patchify
 from ..latents.autoencoder import LatentScaling
-from ..shapes import Float, Num, Tensor
+from ..shapes import Num, Tensor
 from .algorithms import Packs
 from .dealing import Share, deal, even_packs
 from .draws import Draws, draws_of_variants, expected_draws, repeats
@@ -24,8 +22,8 @@ from .pack import Pack, PackLayout
 from .plan import EpochPlanner, PackingConfig, fit_to_budget, pack_shape
 
 WHOLE = Share()
-WORKERS = max(3, min(8, (os.cpu_count() or 1) // 2))  # threads that make packs
-AHEAD = 2 * WORKERS  # packs made before they are asked for
+WORKERS = 2  # threads that make packs; more wait for each other, since each has to hold Python's lock again and again
+AHEAD = 8  # packs made before they are asked for
 
 T = TypeVar("T")
 Extent = TypeVar("Extent", Cells, Grid)
@@ -60,8 +58,8 @@ class Latents(Protocol):
         """From stored latents to those that the network sees."""
         ...
 
-    def read_raw(self, index: int, *, flipped: bool = False) -> Tensor:
-        """The latent of a row, (cells, channels), float16, as it is stored."""
+    def views(self, indices: np.ndarray, flipped: np.ndarray) -> list[Tensor]:
+        """Latents of rows, (cells, channels), float16, as they are stored; nothing may write to them."""
         ...
 
     def lengths(self, patch: int) -> np.ndarray:
@@ -73,8 +71,8 @@ class Latents(Protocol):
 class Features(Protocol):
     """A teacher's features of a dataset's rows; `anyres.latents.features.TeacherFeatures` is one."""
 
-    def read(self, index: int, *, flipped: bool = False) -> Tensor:
-        """Features of each token of a row, (tokens, features), as they are stored."""
+    def views(self, indices: np.ndarray, flipped: np.ndarray) -> list[Tensor]:
+        """Features of each token of rows, (tokens, features), as they are stored; nothing may write to them."""
         ...
 
 
@@ -137,7 +135,7 @@ class PackLoader:
             rows, of_variants, self.left_out = rows[kept], of_variants[kept], int((~kept).sum())
         own = dataset.cells[rows]
         self._dataset, self._rows, self._patch, self._seed = dataset, rows, patch, seed
-        self._flip, self._features = flip, features
+        self._flip, self._features, self._scaling = flip, features, dataset.scaling.of_tokens(patch)
         self._cells = fit_to_budget(own, patch, packing, lambda row: dataset.sources[int(rows[row])])
         self.shrunk = int((self._cells != own).any(axis=1).sum())
         self.lengths = (self._cells // patch).prod(axis=1, dtype=np.int64)
@@ -166,12 +164,9 @@ class PackLoader:
     def features(self, pack: Pack) -> Num[Tensor, "tokens features"]:
         """The teacher's features of a pack's tokens, as they are stored; zero in padding."""
         assert self._features is not None, "the loader was given none"  # noqa: S101
-        parts = []
-        for row, flipped, grid in zip(pack.indices, pack.flipped, pack.layout.grids, strict=True):
-            own = Cells(*self._dataset.cells[row].tolist()).grid(self._patch)
-            seen = self._features.read(row, flipped=flipped)
-            parts.append(seen if grid == own else _resampled(seen, own, grid))
-        return F.pad(torch.cat(parts), (0, 0, 0, pack.layout.shape.tokens - pack.layout.tokens))
+        rows, layout = np.array(pack.indices), pack.layout
+        own, used = self._dataset.cells[rows] // self._patch, layout.extents[: layout.images].numpy()
+        return _joined(_fitted(self._features.views(rows, np.array(pack.flipped)), own, used, Grid), layout)
 
     def advance(self, position: Position, packs: int) -> Position:
         """The position some packs further."""
@@ -197,11 +192,13 @@ class PackLoader:
         # one core each (torch's setting is a thread's own): more would fight with a network that trains on the CPU
         pool = ThreadPoolExecutor(workers, thread_name_prefix="packs", initializer=torch.set_num_threads, initargs=(1,))
         waiting: deque[Future[T]] = deque()
-        place, number = position, 0
+        place, number, planned = position, 0, 0
         try:
             while True:
                 while len(waiting) < AHEAD:
-                    pool.submit(self._plan, place.epoch + 1)  # the next epoch is planned while this one runs
+                    if planned != place.epoch + 1:  # the next epoch is planned while this one runs, by one thread
+                        planned = place.epoch + 1
+                        pool.submit(self._plan, planned)
                     # it begins before the packs that wait for it, so that there is always a thread for it
                     dealt = pool.submit(self._dealt, place, share)
                     for mine in range(share.packs_per_step // share.ranks):
@@ -233,32 +230,22 @@ class PackLoader:
         return _Images(plan.packs[place.pack], plan.flips[slice(*plan.packs.offsets[place.pack : place.pack + 2])])
 
     def _made(self, of_pack: "_Images") -> Pack:
-        images = of_pack.numbers.tolist()
-        cells = [Cells(*self._cells[image].tolist()) for image in images]
-        layout = PackLayout.from_grids([c.grid(self._patch) for c in cells], self._shape)
-        flips = of_pack.flips.tolist()
-        parts = [self._tokens(image, c, flip) for image, c, flip in zip(images, cells, flips, strict=True)]
-        # scaled once a pack; a token's values are (channels, patch, patch), flattened
-        cells_of_tokens = rearrange(torch.cat(parts).float(), "t (c p) -> t p c", p=self._patch**2)
-        latents = rearrange(self._dataset.scaling.to_model(cells_of_tokens), "t p c -> t (c p)")
+        rows, cells = self._rows[of_pack.numbers], self._cells[of_pack.numbers]
+        layout = PackLayout.from_grids([Grid(*sides) for sides in (cells // self._patch).tolist()], self._shape)
+        parts = _fitted(self._dataset.views(rows, of_pack.flips), self._dataset.cells[rows], cells, Cells)
+        if self._patch > 1:
+            parts = [patchify(p, Cells(*c), self._patch) for p, c in zip(parts, cells.tolist(), strict=True)]
+        latents = self._scaling.to_model(_joined(parts, layout))
+        latents[layout.tokens :] = 0
         labels = torch.zeros(layout.shape.images, dtype=torch.int64)
-        rows = self._rows[images]
         labels[: layout.images] = torch.from_numpy(self._dataset.labels[rows].astype(np.int64))
-        padding = layout.shape.tokens - layout.tokens
         return Pack(
             layout=layout,
-            latents=F.pad(latents, (0, 0, 0, padding)),
+            latents=latents,
             labels=labels,
             indices=tuple(rows.tolist()),
-            flipped=tuple(flips),
+            flipped=tuple(of_pack.flips.tolist()),
         )
-
-    def _tokens(self, image: int, cells: Cells, flipped: bool) -> Float[Tensor, "tokens values"]:
-        """An image's tokens, unscaled, as they are stored."""
-        row = int(self._rows[image])
-        own = Cells(*self._dataset.cells[row].tolist())
-        latent = self._dataset.read_raw(row, flipped=flipped)
-        return patchify(latent if cells == own else _resampled(latent, own, cells), cells, self._patch)
 
     def _plan(self, epoch: int) -> "_Plan":
         known = self._plans.get(epoch)  # without the lock, which is held for long while another epoch is planned
@@ -301,7 +288,20 @@ class _Images:
 _Hand = list[tuple[int, _Images]]
 
 
-def _resampled(latent: Num[Tensor, "own channels"], own: Extent, wanted: Extent) -> Num[Tensor, "wanted channels"]:
+def _fitted(parts: list[Tensor], own: np.ndarray, wanted: np.ndarray, kind: type[Extent]) -> list[Tensor]:
+    """Each image's part, or a smaller one where its (height, width) is not the one wanted."""
+    for number in np.flatnonzero((own != wanted).any(axis=1)).tolist():
+        parts[number] = resampled(parts[number], kind(*own[number].tolist()), kind(*wanted[number].tolist()))
+    return parts
+
+
+def _joined(parts: list[Tensor], layout: PackLayout) -> Num[Tensor, "tokens values"]:
+    """The images' parts end to end, zero in padding; one pass, in which other threads run."""
+    padding = parts[0].new_zeros(layout.shape.tokens - layout.tokens, parts[0].shape[1])
+    return torch.cat([*parts, padding])
+
+
+def resampled(latent: Num[Tensor, "own channels"], own: Extent, wanted: Extent) -> Num[Tensor, "wanted channels"]:
     """A smaller latent of the same picture, by averaging cells: near what encoding the smaller picture gives."""
     # (cells, channels) → a map of (1, channels, height, width), as torch resamples it
     as_map = latent.float().T.reshape(1, -1, own.height, own.width)

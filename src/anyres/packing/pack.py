@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
+import numpy as np
 import torch
 
 from ..errors import ConfigError
@@ -88,14 +89,14 @@ class PackLayout:
         shape = shape or PackShape(tokens, len(grids), longest)
         lengths = _segments([grid.tokens for grid in grids], shape)
         padding = shape.tokens - tokens
-        positions = torch.cat([coordinates(grid) for grid in grids])
+        positions = torch.cat([_coordinates(grid) for grid in grids])
         extents = torch.ones(shape.images, 2, dtype=torch.int32)
         extents[: len(grids)] = torch.tensor([(grid.height, grid.width) for grid in grids], dtype=torch.int32)
         return cls(
             grids=tuple(grids),
             shape=shape,
             positions=torch.nn.functional.pad(positions, (0, 0, 0, padding)),
-            image_index=torch.repeat_interleave(torch.arange(shape.images), torch.tensor(lengths)),
+            image_index=torch.from_numpy(np.repeat(np.arange(shape.images), lengths)),
             extents=extents,
             cu_seqlens=torch.tensor([0, *accumulate(lengths)], dtype=torch.int32),
         )
@@ -156,6 +157,9 @@ class PackLayout:
 
 
 _TENSORS = ("positions", "image_index", "extents", "cu_seqlens")
+
+
+_coordinates = lru_cache(maxsize=1024)(coordinates)  # sizes recur, and a pack has hundreds of images
 
 
 def _segments(lengths: list[int], shape: PackShape) -> list[int]:

@@ -199,5 +199,5 @@ def pack_shape(lengths: np.ndarray, budget: int) -> PackShape:
         budget: tokens that a pack may hold.
     """
     tokens = -(-budget // 128) * 128
-    most_images = min(len(lengths), budget // int(lengths.min()))
+    most_images = int(np.searchsorted(np.cumsum(np.sort(lengths)), budget, side="right"))  # the shortest together
     return PackShape.fitting(tokens, most_images, int(lengths.max()))

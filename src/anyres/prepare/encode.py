@@ -4,9 +4,11 @@ import logging
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import count, islice
 from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -17,12 +19,13 @@ from ..devices import pick_device
 from ..errors import ConfigError, DataError
 from ..grid import native_size
 from ..latents.autoencoder import AUTOENCODER, Autoencoder, AutoencoderIdentity
-from ..latents.format import REJECTED, DatasetInfo
+from ..latents.format import REJECTED, DatasetInfo, read_info
 from ..latents.loading import load_autoencoder
 from ..latents.patch_pca import PATCH, PatchPCA
 from ..latents.writer import DatasetWriter
 from ..networks.features import MapNetwork
-from ..progress import progress
+from ..progress import Bar, progress
+from ..ranks import Ranks
 from ..shapes import Float, Tensor
 from .encoder import Encoder, to_images
 from .found import Source, SourceImage
@@ -36,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 PATCH_PCA = "patch-pca"
 FIT_IMAGES = 512  # images that PatchPCA is fitted to, at most
+LOOK = 0.5  # seconds between two looks at what other processes have done
+_BARS = count()  # alike in all processes, which prepare the same, one thing after another
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,7 @@ class PrepareReport:
         added: images added by this call.
         ignored: files passed over, being no images by their extension.
         seconds: that it took.
+        leads: whether this process speaks for those that prepare together.
     """
 
     folder: Path
@@ -59,6 +65,7 @@ class PrepareReport:
     added: int
     ignored: int
     seconds: float
+    leads: bool = True
 
     def __str__(self) -> str:
         info = self.info
@@ -90,7 +97,7 @@ class PrepareReport:
 
 
 def prepare(options: PrepareOptions, teacher: MapNetwork | None = None) -> PrepareReport:
-    """Encode the images of a source into a dataset.
+    """Encode the images of a source into a dataset, as one of several processes where torchrun says so.
 
     A second call finishes what an earlier one began and adds what the source has gained. It goes by the images' names:
     one that was changed or removed since stays as it was encoded. One that was rejected is tried again when it has
@@ -109,38 +116,48 @@ def prepare(options: PrepareOptions, teacher: MapNetwork | None = None) -> Prepa
         BackendError: the device or a package for this source or the teacher is missing, or the device's memory does
             not suffice.
     """
-    started = time.perf_counter()
+    started, ranks = time.perf_counter(), Ranks.from_environment()
+    options = replace(options, device=ranks.device(options.device))
     device = pick_device(options.device)
-    with warnings.catch_warnings(), DatasetWriter(options.out) as writer:
+    with warnings.catch_warnings(), DatasetWriter(options.out, ranks) as writer:
         # Pillow warns of what is too large, which is rejected and listed, and of damaged EXIF
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        source = find_source(options)
+        with ranks.leading_first():
+            source = find_source(options)
         _check_labels(options, source)
         writer.agree(_settings(options, source))
         dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
-        autoencoder = _autoencoder(options, source).to(device, dtype)
+        with ranks.leading_first():
+            autoencoder = _autoencoder(options, source).to(device, dtype)
         identity, scaling = autoencoder.identity, autoencoder.scaling
         _check_squares(options, identity)
         # its weights, not its name: a folder may be moved, or its content replaced
         computed_in = str(autoencoder.dtype).removeprefix("torch.")
         writer.agree({"autoencoder": f"{identity.kind} {identity.fingerprint}", "dtype": computed_in})
-        guide = chosen_teacher(options, device, teacher)
+        with ranks.leading_first():
+            guide = chosen_teacher(options, device, teacher)
         writer.agree_on_teacher(guide and teacher_info(guide, options))
         finished = writer.finished_sources()
         pending = _pending(source, finished, writer.rejected_stamps())
-        if guide is not None and pending:
+        if guide is not None and pending and ranks.rank == 0:
             # not by `info`, which -v shows only: disks fill up
             logger.warning("%s", statement(guide, options, pending, identity.px_per_cell))
         done = (source.count or 0) - len(pending) if isinstance(pending, Sequence) else 0
-        with progress("prepare", source.count, "image", done=done) as bar:
-            Encoder(options, autoencoder, writer, guide).run(pending, bar)
-        info = writer.finish(
-            autoencoder=identity,
-            scaling=scaling,
-            multiple_of_cells=options.multiple_of_cells,
-            max_side=options.max_side,
-            variants=(*options.variants, "reshaped") if options.labels_reshaped else options.variants,
-        )
+        with progress("prepare", source.count, "image", done=done, shown=ranks.rank == 0) as bar:
+            common = CommonBar(bar, ranks)
+            Encoder(options, autoencoder, writer, guide).run(_own(pending, ranks), common)
+            common.wait()
+        writer.read()
+        with ranks.leading_first():
+            if ranks.rank == 0:
+                writer.finish(
+                    autoencoder=identity,
+                    scaling=scaling,
+                    multiple_of_cells=options.multiple_of_cells,
+                    max_side=options.max_side,
+                    variants=(*options.variants, "reshaped") if options.labels_reshaped else options.variants,
+                )
+            info = read_info(options.out)
         return PrepareReport(
             folder=options.out,
             info=info,
@@ -149,7 +166,38 @@ def prepare(options: PrepareOptions, teacher: MapNetwork | None = None) -> Prepa
             added=info.images - len(finished),
             ignored=source.ignored,
             seconds=time.perf_counter() - started,
+            leads=ranks.rank == 0,
         )
+
+
+class CommonBar:
+    """A bar that moves with the work of all processes that share it, whenever this one's moves on."""
+
+    def __init__(self, bar: Bar, ranks: Ranks) -> None:
+        self._bar, self._ranks, self._shown = bar, ranks, 0
+        self._name = f"prepared {next(_BARS)}"
+
+    def advance(self, amount: int = 1, **figures: Any) -> None:
+        """See `Bar.advance`."""
+        done = self._ranks.add(self._name, amount) if self._ranks.world > 1 else self._shown + amount
+        self._bar.advance(done - self._shown, **figures)
+        self._shown = done
+
+    def wait(self) -> None:
+        """Until all processes have done their work, in which the bar moves on."""
+        if self._ranks.world > 1:
+            here = f"{self._name}, done"
+            self._ranks.add(here, 1)
+            while self._ranks.add(here, 0) < self._ranks.world:
+                time.sleep(LOOK)
+                self.advance(0)
+            self.advance(0)
+        self._ranks.wait()
+
+
+def _own(images: Iterable[SourceImage], ranks: Ranks) -> Iterator[SourceImage]:
+    """Those that this process encodes: by their names, so that none is left out or done twice as the source changes."""
+    return (image for image in images if crc32(image.source.encode()) % ranks.world == ranks.rank)
 
 
 def _settings(options: PrepareOptions, source: Source) -> dict:

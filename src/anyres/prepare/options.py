@@ -61,8 +61,8 @@ class PrepareOptions:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the autoencoder computes in: bfloat16 is faster on a GPU, where it is the default, and less exact. PatchPCA
     is always in float32."""
-    workers: int = field(default_factory=lambda: min(16, os.cpu_count() or 1))
-    """Threads that decode images; by default one a core, up to 16."""
+    workers: int = field(default_factory=lambda: max(1, min(16, (os.cpu_count() or 1) // _processes())))
+    """Threads that decode images, of each process; by default one a core, up to 16."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     image_column: str | None = None
@@ -109,6 +109,11 @@ class PrepareOptions:
     def versions(self) -> int:
         """Further versions of each of those images."""
         return VERSIONS if self.reshaped is None else self.reshaped
+
+
+def _processes() -> int:
+    """Those that torchrun has started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True, kw_only=True)

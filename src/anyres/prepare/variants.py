@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from ..grid import Size, native_size
-from ..latents.format import Variant
 from ..latents.writer import Rejected, Row
 from . import reshape
 from .found import SourceImage
@@ -24,7 +23,8 @@ from .images import (
 )
 from .options import PrepareOptions
 
-SQUARES: dict[Variant, int] = {"square-256": 256, "square-512": 512}
+RESHAPED = "reshaped-"
+SQUARES: dict[str, int] = {"square-256": 256, "square-512": 512}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -95,23 +95,37 @@ def _versions(
     options: PrepareOptions, label: str, image: DecodedImage, multiple: int
 ) -> Iterator[tuple[str, Image.Image]]:
     """Every version of an image by its name, at the size that it is encoded at."""
-    for variant in options.variants:
-        pixels = _resized(options, image, variant, multiple)
+    further = range(1, options.versions + 1) if label in options.labels_reshaped else ()
+    for name in (*options.variants, *(f"{RESHAPED}{number}" for number in further)):
+        pixels = version(options, label, image, name, multiple)
         if pixels is not None:
-            yield variant, pixels
+            yield name, pixels
+
+
+def version(options: PrepareOptions, label: str, image: DecodedImage, name: str, multiple: int) -> Image.Image | None:
+    """One version of an image, at the size that it is encoded at; None where the image is too small for it.
+
+    Args:
+        options: of the preparation.
+        label: the image's.
+        image: decoded.
+        name: of a variant, or reshaped-1 and so on.
+        multiple: px that sides are multiples of.
+    """
+    if not name.startswith(RESHAPED):
+        return _resized(options, image, name, multiple)
     ways = ((options.crop, reshape.crop), (options.canvas, reshape.canvas), (options.rescale, reshape.whole))
     change = next((way for labels, way in ways if label in labels), None)
     if change is None:
-        return
-    for number in range(1, options.versions + 1):
-        rng = reshape.choices(image.content_hash, number)
-        changed = change(image.pixels, rng)
-        if changed is not None:
-            side = reshape.version_side(options.max_side, rng)
-            yield f"reshaped-{number}", _at_own_shape(options, changed, multiple, side)
+        return None
+    rng = reshape.choices(image.content_hash, int(name.removeprefix(RESHAPED)))
+    changed = change(image.pixels, rng)
+    if changed is None:
+        return None
+    return _at_own_shape(options, changed, multiple, reshape.version_side(options.max_side, rng))
 
 
-def _resized(options: PrepareOptions, image: DecodedImage, variant: Variant, multiple: int) -> Image.Image | None:
+def _resized(options: PrepareOptions, image: DecodedImage, variant: str, multiple: int) -> Image.Image | None:
     if variant == "native":
         return _at_own_shape(options, image.pixels, multiple, options.max_side)
     side = SQUARES[variant]

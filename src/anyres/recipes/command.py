@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import torch.distributed as dist
 import tyro
 
 from ..errors import ConfigError
 from ..hub import built_in
+from ..latents.features import TeacherInfo
 from ..latents.format import LatentDataset
+from ..networks.teacher import Teacher, load_teacher
 from ..ranks import Ranks
 from ..train.base import BaseModel
 from ..train.config import TrainConfig
@@ -59,6 +62,8 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
     peek.add_argument("--from", dest="base")
     peek.add_argument("--lora-rank", "--lora_rank", type=int, default=0)
     peek.add_argument("--no-repa", "--no_repa", action="store_true")
+    peek.add_argument("--teacher.network", dest="network")
+    peek.add_argument("--teacher.weights", dest="weights")
     found, _ = peek.parse_known_args(arguments)
     asks_help = any(argument in ("-h", "--help") for argument in arguments)
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
@@ -68,10 +73,14 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
             wanted=f"one of {', '.join(NAMES)}, first: anyres train RECIPE --data DATA --out RUN",
             fix="start with 'tutorial'",
         )
+    if name != finetune.NAME:
+        recipe_named(name or "tutorial")  # an unknown one is refused before anything is looked up
     dataset = LatentDataset.open(found.data) if found.data and not asks_help else None
     summary = DataSummary.of(dataset) if dataset else assumed_summary(name or "tutorial")
     if found.no_repa:
         summary = replace(summary, teacher=None)
+    elif found.network and not asks_help:
+        summary = replace(summary, teacher=_seeing(found.network, found.weights))
     base = _base(name, found.base, dataset, asks_help=asks_help)
     defaults = (
         finetune.finetune(summary, base, max(0, found.lora_rank)) if base else recipe_named(name or "tutorial")(summary)
@@ -100,8 +109,8 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
             data: A dataset, as `anyres prepare` writes it.
             out: The run's folder; an existing run is continued.
             repa: Align with the teacher whose features the dataset holds, where it does; --no-repa does not.
-            device: auto, cpu, cuda, cuda:N or mps.
-            time_limit: Save and end after this time, such as 23h30m, or minutes.
+            device: auto, cpu, cuda, cuda:N or mps. Of --plan: what its speeds are for.
+            time_limit: Save and end after this time, such as 23h30m, or minutes. Of --plan: how often to start it.
             plan_only: Say what the run would take in memory, time and money, and start nothing.
             gpus: Of --plan: how many.
             price_per_gpu_hour: Of --plan: the price of one of them.
@@ -110,7 +119,13 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
         """
         del from_, repa
         if plan_only:
-            resources = Resources(gpus=gpus, price_per_gpu_hour=price_per_gpu_hour, tokens_per_second=tokens_per_second)
+            resources = Resources(
+                gpus=gpus,
+                price_per_gpu_hour=price_per_gpu_hour,
+                tokens_per_second=tokens_per_second,
+                device=device,
+                time_limit=None if time_limit is None else seconds_of(time_limit),
+            )
             return PlanOptions(text=plan(recipe, config, summary, resources))
         if (gpus, price_per_gpu_hour, tokens_per_second) != (1, None, None):
             raise ConfigError(
@@ -130,6 +145,13 @@ def options_parser(arguments: list[str]) -> Callable[..., TrainOptions | PlanOpt
         )
 
     return options
+
+
+def _seeing(network: str, weights: str | None) -> TeacherInfo:
+    """What a model is aligned with whose teacher sees the images: the projector's width follows from it."""
+    device = torch.device("cpu")
+    teacher = Teacher(load_teacher(network, device, weights), "float16", device)
+    return TeacherInfo(identity=teacher.identity, dim=teacher.dim, cells=1, px=teacher.px, dtype="float16")
 
 
 def _base(name: str | None, given: str | None, dataset: LatentDataset | None, *, asks_help: bool) -> BaseModel | None:

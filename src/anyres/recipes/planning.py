@@ -1,15 +1,18 @@
 """`anyres train --plan`: what a run will take, before anything starts."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..config import require
+from ..devices import device_kind
 from ..model import lora
 from ..model.nit import NiT
 from ..tables import aligned
 from ..train.config import TrainConfig
+from ..train.distributed import check_shares
 from .imagenet import VARIANTS
 from .measured import MEASURED, Measured, fitting
 from .summary import DataSummary
@@ -33,11 +36,15 @@ class Resources:
         gpus: how many.
         price_per_gpu_hour: of one of them, in any currency.
         tokens_per_second: of one of them, where it was measured.
+        device: the kind that trains: "auto" and "cuda" are GPUs, whose recorded speeds say nothing of others.
+        time_limit: seconds after which the run ends to be started again, or None.
     """
 
     gpus: int = 1
     price_per_gpu_hour: float | None = None
     tokens_per_second: float | None = None
+    device: str = "auto"
+    time_limit: float | None = None
 
     def __post_init__(self) -> None:
         require(self.gpus >= 1, f"gpus = {self.gpus}", "at least 1")
@@ -63,15 +70,12 @@ def plan(
         records: measured speeds; where none fits, that is said.
 
     Raises:
-        ConfigError: the step's packs cannot be dealt to so many GPUs.
+        ConfigError: the step's packs cannot be dealt to so many GPUs, or the device has no such name.
     """
-    require(
-        config.packs_per_step % resources.gpus == 0,
-        f"{resources.gpus} GPUs for {config.packs_per_step} packs a step",
-        "a number that divides the packs of a step",
-        "change --gpus or --packs-per-step",
-    )
-    fits = [each for each in fitting(config.model, records) if each.recomputed_blocks == config.recomputed_blocks]
+    check_shares(config, resources.gpus)
+    gpu = device_kind(resources.device) in ("auto", "cuda")
+    like = fitting(config.model, records) if gpu else []
+    fits = [each for each in like if each.recomputed_blocks == config.recomputed_blocks]
     tokens = config.steps * _tokens_a_step(config, data)
     return aligned(
         [
@@ -166,6 +170,9 @@ def _time(tokens: int, fits: Sequence[Measured], resources: Resources) -> Iterat
         yield "speed", said
         gpus = "one GPU" if resources.gpus == 1 else f"{resources.gpus} GPUs, were they {resources.gpus} times as fast"
         yield "time", f"{_duration(hours)} on {gpus}"
+        if resources.time_limit is not None:
+            limit = resources.time_limit / 3600
+            yield "starts", f"{max(1, math.ceil(hours / limit)):,} of {limit:,.1f} hours, if none lost time"
         if resources.price_per_gpu_hour is not None:
             price = resources.price_per_gpu_hour
             cost = hours * resources.gpus * price

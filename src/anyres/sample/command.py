@@ -47,7 +47,7 @@ def run(options: SampleOptions) -> SavedImages | None:
     paths = ranks.told(free_paths(recipes, options.out, overwrite=options.overwrite))
     packs = pipe.packs(requests, options.budget)
     ends = list(accumulate(map(len, packs)))
-    mine = range(ranks.rank, len(packs), ranks.world)
+    mine = ranks.share(len(packs))
     with progress("sample", len(mine) * settings.steps, "step", shown=ranks.rank == 0) as bar:
         for number in mine:
 

@@ -26,6 +26,7 @@ from .request import LabelTable, SamplingSettings
 PIPELINE, LABELS = "pipeline.json", "labels.json"
 OUR_FILES = (PIPELINE, LABELS, AUTOENCODER, CONFIG, *patterns(STEM), lora.CONFIG, *patterns(lora.STEM))
 FORMAT_VERSION = 1
+FLOAT8 = "float8"
 
 P = TypeVar("P")
 
@@ -152,10 +153,13 @@ def push(pipe: Any, repo_id: str, *, private: bool) -> None:
 def load(kind: type[P], name: str, *, revision: str | None, device: str, dtype: str, attention: str) -> P:
     """Read a pipeline's folder; see `Pipeline.from_pretrained`."""
     place = pick_device(device)
-    network_dtype = _dtype(dtype, place)
+    network_dtype = _dtype("bfloat16" if dtype == FLOAT8 else dtype, place)
     folder = hub.resolve(name, revision=revision)
     with hub.mended_by_installing(folder):
-        return _load(kind, model_folder(folder), place, network_dtype, attention)
+        pipe: Any = _load(kind, model_folder(folder), place, network_dtype, attention)
+    if dtype == FLOAT8:
+        pipe.model.use_float8(training=False)
+    return pipe
 
 
 def _load(kind: type[P], folder: Path, device: torch.device, dtype: torch.dtype, attention: str) -> P:
@@ -298,5 +302,5 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in known:
-        raise ConfigError(f"got dtype {name!r}", wanted=f"auto, {', '.join(known)}", fix="use 'auto'")
+        raise ConfigError(f"got dtype {name!r}", wanted=f"auto, {', '.join(known)}, {FLOAT8}", fix="use 'auto'")
     return known[name]

@@ -28,7 +28,8 @@ class SamplerOptions:
     budget: int | None = None
     """Tokens sampled together: less needs less memory."""
     dtype: str = "auto"
-    """Of the network: auto, float32, bfloat16 or float16. The autoencoder takes float32 with it, else bfloat16."""
+    """Of the network: auto, float32, bfloat16, float16, or float8: bfloat16 with the blocks' products in 8 bits, on a
+    GPU that has them. The autoencoder takes float32 with it, else bfloat16."""
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
 

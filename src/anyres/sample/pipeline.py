@@ -107,14 +107,15 @@ class Pipeline:
             name: what to load.
             revision: branch, tag or commit of a hub repository.
             device: "auto", "cpu", "cuda", "cuda:N" or "mps".
-            dtype: of the network: "float32", "bfloat16", "float16", or "auto": bfloat16 on CUDA, else float32. The
-                autoencoder computes in float32 where the network does, else in bfloat16.
+            dtype: of the network: "float32", "bfloat16", "float16", "float8" (bfloat16 with the blocks' products in 8
+                bits), or "auto": bfloat16 on CUDA, else float32. The autoencoder computes in float32 where the network
+                does, else in bfloat16.
             attention: the attention backend.
 
         Raises:
             CheckpointError: files are missing, damaged, or do not belong together.
             ConfigError: nothing has this name.
-            BackendError: this machine lacks the device.
+            BackendError: this machine lacks the device, or the device lacks products in 8 bits.
         """
         from .folder import load
 
@@ -256,13 +257,7 @@ class Pipeline:
 
             state = self._solve(pack, settings, shape, weaker, report)
             made += self._unpacked(state, pack)
-        for latent, request in zip(made, requests, strict=True):
-            if not bool(latent.isfinite().all()):
-                raise NonFiniteError(
-                    f"the image of label {self.labels.name(request.label)!r} at {request.size} is not finite",
-                    wanted="finite values",
-                    fix="use --dtype float32, less guidance, or another checkpoint",
-                )
+        self._check_finite(made, requests)
         return made
 
     @torch.no_grad()
@@ -274,6 +269,17 @@ class Pipeline:
         """Latents, as `latents` gives them → finished images: decoded, and what stays of pictures put back."""
         made, px = self.decode(latents), self.px_per_token
         return [r.canvas.finished(image, px) if r.canvas else image for image, r in zip(made, requests, strict=True)]
+
+    def _check_finite(self, latents: Sequence[Tensor], requests: Sequence[ImageRequest]) -> None:
+        values = [latent.flatten() for latent in latents]
+        if not values or torch.cat(values).isfinite().all():  # waits for the device once
+            return
+        request = next(r for latent, r in zip(latents, requests, strict=True) if not latent.isfinite().all())
+        raise NonFiniteError(
+            f"the image of label {self.labels.name(request.label)!r} at {request.size} is not finite",
+            wanted="finite values",
+            fix="use --dtype float32, less guidance, or another checkpoint",
+        )
 
     def _solve(
         self,
@@ -328,11 +334,11 @@ class Pipeline:
 
     def _unpacked(self, state: Float[Tensor, "tokens values"], pack: Sequence[ImageRequest]) -> list[Tensor]:
         """The state's images as maps, unscaled."""
-        maps = []
-        for tokens, request in zip(state.split([r.grid.tokens for r in pack]), pack, strict=True):
-            latent = rearrange(unpatchify(tokens.float(), request.grid, self.model.config.patch_size), "c h w -> h w c")
-            maps.append(rearrange(self.scaling.from_model(latent), "h w c -> c h w"))
-        return maps
+        patch = self.model.config.patch_size
+        values = rearrange(state.float(), "tokens (c cells) -> tokens cells c", cells=patch**2)
+        values = rearrange(self.scaling.from_model(values), "tokens cells c -> tokens (c cells)")
+        parts = values.split([request.grid.tokens for request in pack])
+        return [unpatchify(tokens, request.grid, patch) for tokens, request in zip(parts, pack, strict=True)]
 
 
 def _check_together(model: NiT, autoencoder: Autoencoder, labels: LabelTable, scaling: LatentScaling) -> None:

@@ -4,7 +4,8 @@ A step of a small pack costs hundreds of launches, which take longer than the wo
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -36,12 +37,12 @@ class Recording:
         self._tokens = torch.zeros(tokens, device=model.device, dtype=model.compute_dtype)
         self._t = torch.zeros(layout.shape.images, device=model.device)
         self._loaded: PackLayout | None = None
-        self._graph = torch.cuda.CUDAGraph()
-        # other threads may use the device meanwhile
-        with torch.no_grad(), torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            # what depends on the layout is made in the recording, too, so that it fits every pack of the shape
-            context = model.prepare(self._layout, scaling)
-            self._velocity = model(self._tokens, self._t, self._labels, context)
+        # what depends on the layout alone is a recording of its own, replayed once a pack
+        self._preparation, self._pass = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with _recorded(self._preparation):
+            self._context = model.prepare(self._layout, scaling)
+        with _recorded(self._pass):
+            self._velocity = model(self._tokens, self._t, self._labels, self._context)
 
     def __call__(
         self, tokens: Float[Tensor, "tokens values"], t: float, layout: PackLayout, labels: Int[Tensor, "images"]
@@ -57,11 +58,19 @@ class Recording:
         if self._loaded is not layout:
             self._layout.copy_(layout)
             self._labels.copy_(labels)
+            self._preparation.replay()
             self._loaded = layout
         self._tokens.copy_(tokens)
         self._t.fill_(t)
-        self._graph.replay()
+        self._pass.replay()
         return self._velocity
+
+
+@contextmanager
+def _recorded(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+    # other threads may use the device meanwhile
+    with torch.no_grad(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        yield
 
 
 class Recordings:

@@ -235,13 +235,15 @@ def make_packs(
     """
     require(budget >= 1, f"a budget of {budget} tokens", "at least 1")
     packs: list[list[ImageRequest]] = []
+    tokens = 0  # of the last pack
     for request in requests:
-        tokens = sum(member.grid.tokens for member in packs[-1]) + request.grid.tokens if packs else 0
+        tokens += request.grid.tokens
         joins = bool(packs) and not (one_size and packs[-1][0].grid.tokens != request.grid.tokens)
         if joins and tokens <= budget and (shape is None or _fits(len(packs[-1]) + 1, tokens, shape)):
             packs[-1].append(request)
         else:
             packs.append([request])
+            tokens = request.grid.tokens
     return packs
 
 

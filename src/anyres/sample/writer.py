@@ -67,7 +67,7 @@ def recipe_of(
         "anyres": __version__,
         "torch": torch.__version__,
         "device": pipe.model.device.type,
-        "dtype": str(pipe.model.compute_dtype).removeprefix("torch."),
+        "dtype": pipe.model.precision,
     }
 
 

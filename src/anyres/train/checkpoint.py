@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
@@ -23,7 +22,8 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from ..config import from_dict, to_dict
 from ..errors import AnyResError, CheckpointError
 from ..files import make_folder, read_json, remove_leftovers, replacing, write_json, writing
-from .distributed import Team, is_lost_connection
+from ..ranks import is_lost_connection
+from .distributed import Team
 from .state import Progress, TrainState
 
 logger = logging.getLogger(__name__)
@@ -84,11 +84,11 @@ class Checkpoints:
     def _write(self, target: Path, tensors: Any, progress: Progress) -> None:
         if not self._team.leads:
             with writing(target):
-                _write_tensors(tensors, _told(None, self._team), self._team)
+                _write_tensors(tensors, self._team)
             return
         make_folder(self._folder)
         with replacing(target) as staging:
-            _write_tensors(tensors, _told(staging, self._team), self._team)
+            _write_tensors(tensors, self._team, staging)
             write_json(staging / "meta.json", {"format_version": FORMAT_VERSION, "progress": to_dict(progress)})
         for old in saved(self._folder)[: -self._keep]:
             with writing(old):
@@ -133,16 +133,9 @@ def restore(folder: Path, state: TrainState) -> Path | None:
     return None
 
 
-def _told(path: Path | None, team: Team) -> Path:
-    """The leading process's path, in all processes."""
-    paths = [path]
-    if team.size > 1:
-        dist.broadcast_object_list(paths, src=0, group=team.saving)
-    assert paths[0] is not None  # noqa: S101 - the leading process has one
-    return paths[0]
-
-
-def _write_tensors(tensors: Any, folder: Path, team: Team) -> None:
+def _write_tensors(tensors: Any, team: Team, folder: Path | None = None) -> None:
+    """Write each process's part into the folder, which the leading process names."""
+    folder = team.ranks.told(folder, team.saving)
     failures: list[BaseException] = []
     try:
         with _quiet():

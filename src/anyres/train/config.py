@@ -58,7 +58,7 @@ class EmaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """Alignment with the teacher whose features the dataset holds: REPA (arXiv 2410.06940).
+    """Alignment with a teacher, whose features the dataset holds, or which sees the images: REPA (arXiv 2410.06940).
 
     `model.projection` says after which block tokens are projected, and how.
     """
@@ -68,11 +68,30 @@ class TeacherConfig:
     stop_after: int | None = None
     """Steps after which the term is off; by default it stays on. Late in training it may hold a model back (arXiv
     2505.16792)."""
+    images: str | None = None
+    """Where the dataset's images are, as `anyres prepare` was told; the teacher then sees them while training, and the
+    dataset needs no features."""
+    network: str | None = None
+    """The teacher that sees them: efficientnet-lite0, efficientnet-lite2, dinov2 or radio, whose weights are NVIDIA's:
+    those not named C-RADIO are for non-commercial use only."""
+    weights: str | None = None
+    """Of radio: a folder or hub id, whose Python code is run; of dinov2: a folder."""
 
     def __post_init__(self) -> None:
         require(self.weight > 0, f"weight = {self.weight}", "more than 0", "use --no-repa to train without a teacher")
         require(
             self.stop_after is None or self.stop_after >= 1, f"stop_after = {self.stop_after}", "at least 1, or none"
+        )
+        require(
+            self.images is not None or self.network is None,
+            f"network = {self.network!r} and no images that it sees",
+            "teacher.images, too",
+            "add --teacher.images, or leave --teacher.network out to align with the features that the dataset holds",
+        )
+        require(
+            self.network is not None or self.weights is None,
+            f"weights = {self.weights!r} and no network",
+            "teacher.network, too",
         )
 
     def applies(self, step: int) -> bool:
@@ -179,8 +198,9 @@ class TrainConfig:
     """Pictures during training."""
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     """How those pictures are sampled, and what the exported model has as its defaults."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of matrix products; "auto" is bfloat16 autocast on a GPU, float32 on a CPU."""
+    precision: Literal["auto", "float32", "bfloat16", "float8"] = "auto"
+    """Of matrix products; "auto" is bfloat16 autocast on a GPU, float32 on a CPU; "float8" is bfloat16 with the blocks'
+    products in 8 bits, in one process on a GPU of compute capability 8.9 or more."""
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"

@@ -4,7 +4,6 @@ The network knows nothing of this. Alone, a process is a team of one, for which 
 """
 
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,9 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,7 +23,7 @@ from ..errors import BackendError, ConfigError
 from ..model.config import NiTConfig
 from ..model.layers import Block
 from ..model.nit import NiT
-from ..ranks import Ranks
+from ..ranks import Ranks, meeting_store
 from ..shapes import Tensor
 from .config import TrainConfig
 from .precision import in_bfloat16
@@ -148,49 +145,42 @@ def team_of(config: TrainConfig, ranks: Ranks, device: torch.device) -> Iterator
     _check(config, ranks, device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    try:
+    with ranks.together():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_store(), rank=ranks.rank, world_size=ranks.world, timeout=WAIT)
+        store = meeting_store(WAIT)
+        dist.init_process_group(backend, store=store, rank=ranks.rank, world_size=ranks.world, timeout=WAIT)
         control, saving = (dist.new_group(backend="gloo", timeout=WAIT) for _ in range(2))
         sharded = shards(config, device)
         if ranks.rank == 0:
             kind = "FSDP2" if sharded else "DDP"
             logger.info("%d processes, %s", ranks.world, kind)
         yield Team(ranks=ranks, device=device, sharded=sharded, control=control, saving=saving)
-    except RuntimeError as error:
-        if not is_lost_connection(error):
-            raise
-        raise BackendError(
-            f"process {ranks.rank} of {ranks.world} has lost another one: {str(error).splitlines()[0]}",
-            wanted="all processes until the end",
-            fix="see what the first of them to end says, and run the same command again: the newest checkpoint is kept",
-        ) from error
     dist.destroy_process_group()  # not after an error: a process that has gone would be waited for
 
 
 def _check(config: TrainConfig, ranks: Ranks, device: torch.device) -> None:
-    if config.packs_per_step % ranks.world:
-        raise ConfigError(
-            f"packs_per_step = {config.packs_per_step} cannot be shared equally among {ranks.world} processes",
-            wanted="a multiple of the number of processes",
-            fix=f"set --packs-per-step {-(-config.packs_per_step // ranks.world) * ranks.world}, "
-            "or start as many processes as divide it",
-        )
+    check_shares(config, ranks.world)
     if device.type not in ("cpu", "cuda"):
         raise BackendError(
             f"several processes cannot train on {device.type}", wanted="cuda or cpu", fix="start one process"
         )
 
 
-def _store() -> Store:
-    """Where the processes find each other.
+def check_shares(config: TrainConfig, processes: int) -> None:
+    """See that so many processes can share the packs of a step.
 
-    torchrun keeps one for all its attempts, where those started again would find addresses of those that have gone. On
-    one machine the number of the attempt tells them apart; on several, each counts its own attempts.
+    Raises:
+        ConfigError: not equally.
     """
-    store = next(rendezvous("env://", timeout=WAIT))[0]
-    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-    return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", ""), store) if on_one_machine else store
+    if config.packs_per_step % processes:
+        packs = -(-config.packs_per_step // processes) * processes
+        budget = config.packing.budget * config.packs_per_step // packs
+        raise ConfigError(
+            f"packs_per_step = {config.packs_per_step} cannot be shared equally among {processes} processes",
+            wanted="a multiple of the number of processes",
+            fix=f"set --packs-per-step {packs}, with --packing.budget {budget} for as many tokens a step, "
+            "or start as many processes as divide it",
+        )
 
 
 def shards(config: TrainConfig, device: torch.device) -> bool:
@@ -207,8 +197,3 @@ def shards(config: TrainConfig, device: torch.device) -> bool:
 def _parameters(config: NiTConfig) -> int:
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in NiT(config).parameters())
-
-
-def is_lost_connection(error: BaseException) -> bool:
-    """Whether it is one of torch.distributed's; gloo's are plain RuntimeErrors that name its source."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

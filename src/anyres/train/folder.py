@@ -12,7 +12,7 @@ samples/          pictures made during training
 
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .. import __version__
 from ..config import differences, from_dict, to_dict
 from ..errors import CheckpointError, DataError
 from ..files import make_folder, read_json, remove_leftovers, write_json
+from ..latents.features import TeacherInfo
 from ..latents.format import DatasetInfo, LatentDataset
 from ..ranks import Ranks
 from .config import TrainConfig
@@ -61,14 +62,28 @@ class RunFolder:
         return self.root / "metrics.jsonl"
 
 
-def open_run(root: Path, config: TrainConfig, dataset: LatentDataset, device: torch.device) -> RunFolder:
+def open_run(
+    root: Path,
+    config: TrainConfig,
+    dataset: LatentDataset,
+    device: torch.device,
+    teacher: TeacherInfo | None,
+) -> RunFolder:
     """Make a run's folder, or check that an existing one may be continued with this configuration and data.
+
+    Args:
+        root: the folder.
+        config: the run's.
+        dataset: that it trains on.
+        device: where.
+        teacher: the dataset's, or the one that sees its images.
 
     Raises:
         CheckpointError: the run has another architecture, or was trained on another autoencoder's latents or other
             labels; the differences are shown.
         DataError: the folder cannot be written to, or holds something else.
     """
+    info = replace(dataset.info, teacher=teacher)
     known = (root / DATA).is_file()  # the first that a run writes; a pipeline has a config.json, too
     if root.is_dir() and any(root.iterdir()) and not known:
         raise DataError(
@@ -79,10 +94,10 @@ def open_run(root: Path, config: TrainConfig, dataset: LatentDataset, device: to
     make_folder(root)
     if known:
         remove_leftovers(root)
-        _check_data(root, dataset.info)
+        _check_data(root, info)
     if (root / CONFIG).is_file():
         _check_architecture(root, config)
-    write_json(root / DATA, {"path": str(dataset.path), "info": to_dict(dataset.info)})
+    write_json(root / DATA, {"path": str(dataset.path), "info": to_dict(info)})
     write_json(root / CONFIG, to_dict(config))
     starts = read_json(root / "environment.json") if (root / "environment.json").is_file() else []
     write_json(root / "environment.json", [*starts, environment(device)])

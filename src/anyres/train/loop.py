@@ -12,7 +12,10 @@ import numpy as np
 
 from ..devices import pick_device
 from ..errors import DataError
+from ..latents.features import TeacherInfo
 from ..latents.format import LatentDataset
+from ..model.elementwise import pick_kernels
+from ..networks.features import MapNetwork
 from ..packing.dealing import Share
 from ..packing.draws import DrawsConfig
 from ..packing.fixed import fixed_packs
@@ -33,6 +36,7 @@ from .record import Guard, Recorder
 from .state import Progress, TrainState
 from .step import backward, update
 from .stopping import GO_ON, Stopper, stop_signals
+from .teacher import Batch, SeeingTeacher, seeing_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +65,13 @@ class RunReport:
 
 
 def train(
-    config: TrainConfig, data: Path, out: Path, *, device: str = "auto", time_limit: float | None = None
+    config: TrainConfig,
+    data: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    time_limit: float | None = None,
+    teacher: MapNetwork | None = None,
 ) -> RunReport:
     """Train, or continue, the run in `out` on the dataset in `data`; one of several processes where torchrun says so.
 
@@ -71,6 +81,7 @@ def train(
         out: the run's folder; an existing run is continued from its newest checkpoint.
         device: "auto", "cpu", "cuda" or "mps".
         time_limit: seconds after which the run saves and ends, or None.
+        teacher: a network of your own that sees the images in `config.teacher.images`, in the place of the named one.
 
     Raises:
         BackendError: the device is not there, or another process has gone.
@@ -83,9 +94,11 @@ def train(
     ranks = Ranks.from_environment()
     place = pick_device(ranks.device(device))
     dataset = LatentDataset.open(data)
-    loader, held_out = loaders(dataset, config, one_shape=records(config, place))
+    sees = seeing_teacher(config, dataset, place, teacher)
+    info = dataset.info.teacher if sees is None else sees.info
+    loader, held_out = loaders(dataset, config, one_shape=records(config, place), teacher=info)
     with team_of(config, ranks, place) as team:
-        folder = open_run(out, config, dataset, place) if team.leads else RunFolder(out)
+        folder = open_run(out, config, dataset, place, info) if team.leads else RunFolder(out)
         state = TrainState.create(config, place, team)
         resumed = checkpoint.restore(folder.checkpoints, state)
         if resumed is not None:
@@ -96,7 +109,7 @@ def train(
             stop_signals() as received,
         ):
             stopper = Stopper(team, received, deadline, checkpoints.failed)
-            stopped = run(config, state, loader, Guard(checkpoints, state), recorder, stopper)
+            stopped = run(config, state, loader, Guard(checkpoints, state), recorder, stopper, sees)
         state.release()
     return RunReport(
         folder=out,
@@ -110,13 +123,19 @@ def train(
 
 
 def run(
-    config: TrainConfig, state: TrainState, loader: PackLoader, guard: Guard, recorder: Recorder, stopper: Stopper
+    config: TrainConfig,
+    state: TrainState,
+    loader: PackLoader,
+    guard: Guard,
+    recorder: Recorder,
+    stopper: Stopper,
+    sees: SeeingTeacher | None = None,
 ) -> int | None:
     """Every step from the state's to the last; why it stopped if it did before."""
     stopped = GO_ON
     with (
         progress("train", config.steps, "step", done=state.progress.step, shown=state.team.leads) as bar,
-        closing(drawn_packs(config, state, loader)) as packs_of_run,
+        closing(drawn_packs(config, state, loader, sees)) as packs_of_run,
     ):
         while state.progress.step < config.steps and not (stopped := stopper.reason()):
             lengths = loader.lengths_of(state.progress.position, config.packs_per_step)
@@ -133,21 +152,32 @@ def run(
     return stopped or None
 
 
-def drawn_packs(config: TrainConfig, state: TrainState, loader: PackLoader) -> Generator[DrawnPack, None, None]:
-    """The run's packs from the state's position on, with their randomness addressed by (seed, step, pack)."""
-    first, pin = state.progress.step, state.model.device.type == "cuda"
+def drawn_packs(
+    config: TrainConfig, state: TrainState, loader: PackLoader, sees: SeeingTeacher | None = None
+) -> Generator[DrawnPack, None, None]:
+    """The run's packs from the state's position on, with their randomness addressed by (seed, step, pack).
 
-    def finish(pack: Pack, number: int) -> DrawnPack:
+    A teacher's features come from the loader, or from a teacher that sees pictures, which works when a pack is taken.
+    """
+    model, first = state.model, state.progress.step
+    pin, on_device = model.device.type == "cuda", pick_kernels(model.kernels, model.device) == "triton"
+
+    def finish(pack: Pack, number: int) -> tuple[DrawnPack, list[Batch]]:
         step, of_step = divmod(number, config.packs_per_step)
-        drawn = draw(pack, config, config.seed, first + step, of_step, dropout=config.label_dropout)
-        if config.teacher is not None and config.teacher.applies(first + step):
+        address = config.seed, first + step, of_step
+        drawn = draw(pack, config, *address, dropout=config.label_dropout, on_device=on_device)
+        aligns = config.teacher is not None and config.teacher.applies(first + step)
+        if aligns and sees is None:
             drawn = replace(drawn, teacher=loader.features(pack))
-        return drawn.pin_memory() if pin else drawn
+        seen = sees.look(pack) if aligns and sees is not None else []
+        return drawn.pin_memory() if pin else drawn, seen
 
     ranks = state.team.ranks
     cost = config.model.image_flops
     share = Share(packs_per_step=config.packs_per_step, rank=ranks.rank, ranks=ranks.world, cost=cost)
-    return loader.stream(state.progress.position, finish, share=share)
+    with closing(loader.stream(state.progress.position, finish, share=share)) as stream:
+        for drawn, seen in stream:
+            yield replace(drawn, teacher=sees.features(drawn.layout, seen)) if sees is not None and seen else drawn
 
 
 def advanced(before: Progress, lengths: np.ndarray, config: TrainConfig, loader: PackLoader) -> Progress:
@@ -162,7 +192,7 @@ def advanced(before: Progress, lengths: np.ndarray, config: TrainConfig, loader:
 
 
 def loaders(
-    dataset: LatentDataset, config: TrainConfig, *, one_shape: bool = False
+    dataset: LatentDataset, config: TrainConfig, *, one_shape: bool = False, teacher: TeacherInfo | None = None
 ) -> tuple[PackLoader, PackLoader | None]:
     """The packs to train on, and those of the held-out images, if any.
 
@@ -170,11 +200,13 @@ def loaders(
         dataset: the latents.
         config: the run's.
         one_shape: pad every pack to one static shape, as a recorded step wants it.
+        teacher: which features are aligned with, where they are not the dataset's.
 
     Raises:
         DataError: the model does not fit the data, or an image does not fit a pack.
     """
-    _check_fit(dataset, config)
+    _check_fit(dataset, config, teacher)
+    stored = config.teacher is not None and config.teacher.images is None
     held = dataset.held_out(config.held_out.share)
     if held.all():
         raise DataError(
@@ -194,7 +226,7 @@ def loaders(
             flip=flip,
             one_shape=one_shape,
             fixed=fixed_packs(dataset, rows) if config.packing.algorithm == "fixed" else None,
-            features=dataset.features() if config.teacher is not None else None,
+            features=dataset.features() if stored else None,
         )
 
     training = load(~held, config.packing, flip=config.flip, one_shape=one_shape)
@@ -203,7 +235,7 @@ def loaders(
     return training, load(measured, once, flip=False, one_shape=False) if measured.any() else None
 
 
-def _check_fit(dataset: LatentDataset, config: TrainConfig) -> None:
+def _check_fit(dataset: LatentDataset, config: TrainConfig, teacher: TeacherInfo | None) -> None:
     info = dataset.info
     for what, ours, theirs in (
         ("channels", config.model.channels, info.autoencoder.channels),
@@ -216,11 +248,13 @@ def _check_fit(dataset: LatentDataset, config: TrainConfig) -> None:
                 fix="drop the option that changed it: recipes take both from the dataset",
             )
     if config.teacher is not None and config.model.projection is not None:
-        seen, wanted = dataset.features().info, (config.model.projection.dim, config.model.patch_size)
-        if (seen.dim, seen.cells) != wanted:
+        seen = dataset.features().info if config.teacher.images is None else teacher
+        wanted = (config.model.projection.dim, config.model.patch_size)
+        if seen is not None and (seen.dim, seen.cells) != wanted:
+            whose = f"the dataset {dataset.path} has" if config.teacher.images is None else "the teacher gives"
             raise DataError(
                 f"the model aligns tokens of {wanted[1]}x{wanted[1]} cells with features of {wanted[0]} channels, and "
-                f"the dataset {dataset.path} has those of {seen.describe()}",
+                f"{whose} those of {seen.describe()}",
                 wanted="one feature a token",
                 fix=f"prepare the images with --teacher and --multiple-of-cells {wanted[1]}, or train with --no-repa",
             )

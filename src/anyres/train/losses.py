@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .. import noise
@@ -16,6 +17,7 @@ from ..flow.time import training_times
 from ..packing.pack import Pack, PackLayout
 from ..shapes import Bool, Float, Int, Num, Tensor
 from .config import TrainConfig
+from .groups import GroupSums, group_sums
 from .precision import autocast
 
 
@@ -29,12 +31,14 @@ class LossSums:
         flow: the mean-square part. It and the others are not weighted; divide by the step's tokens.
         direction: the direction part, unweighted.
         alignment: the alignment with a teacher, unweighted; 0 without one.
+        groups: the mean-square part by noise level and size, and each group's tokens (`groups.group_sums`).
     """
 
     total: Float[Tensor, ""]
     flow: Float[Tensor, ""]
     direction: Float[Tensor, ""]
     alignment: Float[Tensor, ""]
+    groups: GroupSums
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "LossSums":
         """All of them, changed alike."""
@@ -48,7 +52,7 @@ class DrawnPack:
     Attributes:
         layout: which token belongs to which image.
         latents: x of each token.
-        noise: ε of each token.
+        noise: ε of each token, or the key by which the device draws it.
         t: time of each row.
         labels: labels, some of them replaced by the null label.
         real: True for the tokens of images, False for padding.
@@ -57,7 +61,7 @@ class DrawnPack:
 
     layout: PackLayout
     latents: Float[Tensor, "tokens values"]
-    noise: Float[Tensor, "tokens values"]
+    noise: Float[Tensor, "tokens values"] | Int[Tensor, "2"]
     t: Float[Tensor, "images"]
     labels: Int[Tensor, "images"]
     real: Bool[Tensor, "tokens"]
@@ -81,6 +85,14 @@ class DrawnPack:
             getattr(self, name).copy_(getattr(other, name), non_blocking=True)
         self.layout.copy_(other.layout)
 
+    def epsilon(self) -> Float[Tensor, "tokens values"]:
+        """The noise; what the device draws is in the padding, too."""
+        if self.noise.is_floating_point():
+            return self.noise
+        from .kernels.normal import normal_of  # Triton is imported only where it is used
+
+        return normal_of(self.noise, *self.latents.shape)
+
     def _each(self, change: Callable[[Any], Any]) -> "DrawnPack":
         parts = {name: change(getattr(self, name)) for name in self._parts()}
         return dataclasses.replace(self, layout=change(self.layout), **parts)
@@ -90,7 +102,9 @@ class DrawnPack:
         return always if self.teacher is None else (*always, "teacher")
 
 
-def draw(pack: Pack, config: TrainConfig, *address: noise.Address, dropout: float) -> DrawnPack:
+def draw(
+    pack: Pack, config: TrainConfig, *address: noise.Address, dropout: float, on_device: bool = False
+) -> DrawnPack:
     """Draw a pack's randomness, addressed, on the host; padding gets zero noise and t = 0.5.
 
     Args:
@@ -98,14 +112,16 @@ def draw(pack: Pack, config: TrainConfig, *address: noise.Address, dropout: floa
         config: how t is drawn.
         address: of the draws.
         dropout: probability that an image's label is replaced by the null label.
+        on_device: leave the noise to a device that has Triton's kernels, which draws the same: a GPU does it in
+            passing, and it would be most of the host's work.
     """
-    layout = pack.layout
+    layout, epsilon = pack.layout, noise.key(*address, "noise")
     real = (layout.tokens, config.model.token_values)
     t = torch.full((layout.shape.images,), 0.5)
     tokens = torch.tensor([grid.tokens for grid in layout.grids])
     t[: layout.images] = training_times(noise.normal((layout.images,), *address, "time"), tokens, config.time)
-    epsilon = torch.zeros(layout.shape.tokens, config.model.token_values)
-    epsilon[: layout.tokens] = noise.normal(real, *address, "noise")
+    if not on_device:
+        epsilon = F.pad(noise.normal_of(epsilon, real), (0, 0, 0, layout.shape.tokens - layout.tokens))
     labels = pack.labels.clone()
     dropped = noise.uniform((layout.images,), *address, "label") < dropout
     labels[: layout.images][dropped] = config.model.null_label
@@ -136,7 +152,7 @@ def token_losses(model: nn.Module, pack: DrawnPack, config: TrainConfig) -> Toke
         config: the run's.
     """
     layout = pack.layout
-    point = path_named(config.path).sample(pack.latents, pack.noise, pack.t[layout.image_index])
+    point = path_named(config.path).sample(pack.latents, pack.epsilon(), pack.t[layout.image_index])
     with autocast(config, layout.device):
         if pack.teacher is None:
             velocity, projection = model(point.x_t, pack.t, pack.labels, layout), None
@@ -190,4 +206,10 @@ def pack_loss(model: nn.Module, pack: DrawnPack, config: TrainConfig) -> LossSum
         assert config.teacher is not None, "features without a teacher"  # noqa: S101
         of_alignment, alignment = sums(found.alignment)
         total = total + config.teacher.weight * of_alignment
-    return LossSums(total=total, flow=flow.detach(), direction=direction.detach(), alignment=alignment.detach())
+    return LossSums(
+        total=total,
+        flow=flow.detach(),
+        direction=direction.detach(),
+        alignment=alignment.detach(),
+        groups=group_sums(found.flow.detach(), pack.real, pack.layout, pack.t),
+    )

@@ -16,5 +16,5 @@ def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManage
 
 
 def in_bfloat16(config: TrainConfig, device: torch.device) -> bool:
-    """Whether the run's matrix products are in bfloat16."""
-    return config.precision == "bfloat16" or (config.precision == "auto" and device.type == "cuda")
+    """Whether the run's matrix products are in bfloat16, all or those that are not in 8 bits."""
+    return config.precision in ("bfloat16", "float8") or (config.precision == "auto" and device.type == "cuda")

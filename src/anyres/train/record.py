@@ -1,6 +1,7 @@
 """What a run does beside its steps: metrics, held-out loss, pictures, checkpoints, the watch for non-finite ones."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..sample.pipeline import Pipeline
 from .checkpoint import Checkpoints
 from .config import TrainConfig
 from .folder import RunFolder, device_name
+from .groups import GroupSums, group_means
 from .held_out import held_out_loss
 from .metrics import Metrics, Throughput, peak_flops
 from .overfitting import Measured, lowest, overfits, read_history, warning
@@ -90,6 +92,7 @@ class Recorder:
         self._metrics = _metrics(folder, config, state) if state.team.leads else None
         peak = peak_flops(device_name(self._device)) if in_bfloat16(config, self._device) else None
         self._throughput = Throughput(peak and peak * state.team.size)
+        self._groups: GroupSums | None = None  # of the steps since the last line
         self._figures: dict[str, Any] = {}
         self._history = read_history(folder.metrics, state.progress.step)
         self._warned = overfits(self._history)
@@ -111,6 +114,7 @@ class Recorder:
         # the backward pass costs twice the forward
         flops = 3 * config.model.forward_flops(lengths.tolist())
         self._throughput.add(images=len(lengths), tokens=int(lengths.sum()), flops=flops)
+        self._groups = outcome.loss.groups + (0 if self._groups is None else self._groups)
         log = step % config.log_every == 0 or step in (1, config.steps)
         held_out = self._held_out is not None and (step % config.held_out.every == 0 or step == config.steps)
         pictures = config.pictures.every > 0 and step % config.pictures.every == 0
@@ -140,7 +144,8 @@ class Recorder:
             self._metrics.close()
 
     def _log(self, outcome: StepOutcome) -> None:
-        if self._metrics is None:
+        groups, self._groups = self._groups, None
+        if self._metrics is None or groups is None:
             return
         progress = self._state.progress
         loss = outcome.loss
@@ -150,6 +155,7 @@ class Recorder:
             "loss_direction": float(loss.direction),
             **({"loss_alignment": float(loss.alignment)} if self._aligned(progress.step) else {}),
             "gradient_norm": float(outcome.gradient_norm),
+            **_by_name(group_means(groups)),
         }
         rates = self._throughput.read(self._device)
         counts = {"images": progress.images, "tokens": progress.tokens, "epoch": progress.position.epoch}
@@ -198,9 +204,8 @@ class Recorder:
                 logger.warning("step %d: %s", step, warning(best, result.loss))
         if self._metrics is not None:
             values = {"loss": result.loss, "loss_flow": result.flow, "loss_training": training}
-            groups = {f"loss_flow_{name}": value for name, value in result.groups.items()}
             signs = {"overfits": self._warned, "best_step": best.step}
-            self._metrics.write("held_out", step, **values, images=result.images, **signs, **groups)
+            self._metrics.write("held_out", step, **values, images=result.images, **signs, **_by_name(result.groups))
         self._figures["held-out"] = f"{result.loss:.4f}"
 
     def _save(self) -> None:
@@ -221,6 +226,11 @@ class Recorder:
         if self._autoencoder is None:  # not before the first pictures: it may be large
             self._autoencoder = self._dataset.autoencoder().to(self._device)
         return pipeline_of(average, self._dataset, self._autoencoder, self._config, self._folder.root.name)
+
+
+def _by_name(groups: Mapping[str, float]) -> dict[str, float]:
+    """Groups' losses by their names in the metrics."""
+    return {f"loss_flow_{name}": value for name, value in groups.items()}
 
 
 def _metrics(folder: RunFolder, config: TrainConfig, state: TrainState) -> Metrics:

@@ -18,7 +18,7 @@ class StepOutcome:
     """What a step leaves to be read later, on the device.
 
     Attributes:
-        loss: the step's: `total` is the mean that is minimised, the parts are means over its real tokens.
+        loss: the step's: `total` is the mean that is minimised, parts are means over its real tokens, `groups` sums.
         gradient_norm: before clipping.
         finite: whether loss and gradient were finite; the update is only applied where they were.
     """
@@ -43,7 +43,7 @@ def backward(
 
     Returns:
         The step's losses: `total` is the mean that is minimised, the parts are means over its real tokens, so that they
-        compare between runs. Nothing is read back from the device.
+        compare between runs, and `groups` are sums. Nothing is read back from the device.
     """
     if lengths is None:
         lengths = np.array([grid.tokens for pack in packs for grid in pack.layout.grids])
@@ -59,10 +59,13 @@ def backward(
             with state.team.pass_of(network, last=pack is packs[-1]):
                 sums.append(pack_loss(network, pack.to(state.model.device), config))
                 (sums[-1].total / share).backward()
-    names = [field.name for field in fields(LossSums)]
-    of_all = state.team.sum(torch.stack([sum_of(getattr(part, name).detach() for part in sums) for name in names]))
-    means = dict(zip(names, of_all / int(lengths.sum()), strict=True))
-    return LossSums(**means | {"total": of_all[names.index("total")] / weight})
+    names = [field.name for field in fields(LossSums) if field.name != "groups"]
+    losses = torch.stack([sum_of(getattr(part, name).detach() for part in sums) for name in names])
+    groups = sum_of(part.groups for part in sums)
+    of_all = state.team.sum(torch.cat([losses, groups.flatten()]))
+    means = dict(zip(names, of_all[: len(names)] / int(lengths.sum()), strict=True))
+    means["total"] = of_all[names.index("total")] / weight
+    return LossSums(**means, groups=of_all[len(names) :].view_as(groups))
 
 
 def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcome:
@@ -76,5 +79,5 @@ def update(state: TrainState, loss: LossSums, config: TrainConfig) -> StepOutcom
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:
-    """The sum of 0-d tensors."""
-    return torch.stack(list(tensors)).sum()
+    """The sum of tensors of one shape."""
+    return torch.stack(list(tensors)).sum(dim=0)

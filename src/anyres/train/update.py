@@ -6,11 +6,12 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from ..errors import BackendError
 from ..model.elementwise import pick_kernels
 from ..model.nit import NiT
 from ..ranks import Ranks
@@ -71,10 +72,17 @@ class Update:
         warm = min(1.0, step / self._config.warmup_steps) if self._config.warmup_steps else 1.0
         for group in self._optimizer.param_groups:
             group["lr"] = self._config.learning_rate * warm
-        return self._apply(loss, decay)
+        applied = self._apply(loss, decay)
+        self._refresh_float8()
+        return applied
 
     def refresh(self) -> None:
         """Take over the model's weights, which something else has changed."""
+        self._refresh_float8()
+
+    def _refresh_float8(self) -> None:
+        if isinstance(self.network, NiT) and self.network.float8 is not None:
+            self.network.float8.refresh()
 
     def _apply(self, loss: Float[Tensor, ""], decay: float) -> Applied:
         # of sharded weights, each process has its part
@@ -124,6 +132,7 @@ class FusedUpdate(Update):
         """See `Update.refresh`."""
         if self.network is not self._model:
             self.network.load_state_dict(self._model.state_dict())
+        super().refresh()
 
     def _apply(self, loss: Float[Tensor, ""], decay: float) -> Applied:
         from .kernels import adamw
@@ -165,7 +174,31 @@ class FusedUpdate(Update):
 
 
 def update_for(model: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: TrainConfig, team: Team) -> Update:
-    """The update that runs best where the model is."""
+    """The update that runs best where the model is.
+
+    Raises:
+        BackendError: the configuration asks for float8, which this device, several processes or several packs a step
+            do not have.
+        ConfigError: likewise, of an architecture whose widths do not fit.
+    """
+    eight = config.precision == "float8"
+    if eight and team.size > 1:
+        raise BackendError(
+            f"precision = 'float8' in {team.size} processes", wanted="one process", fix="use --precision bfloat16"
+        )
+    if eight and config.packs_per_step > 1:  # gradients are then added up in float32, of weights in float32
+        raise BackendError(
+            f"precision = 'float8' with packs_per_step = {config.packs_per_step}",
+            wanted="one pack a step: the 8-bit form of float32 weights is not right on GPUs yet",
+            fix="use --packs-per-step 1 with a larger --packing.budget, or --precision bfloat16",
+        )
+    update = _update_for(model, average, optimizer, config, team)
+    if eight:
+        cast(NiT, update.network).use_float8(training=True)
+    return update
+
+
+def _update_for(model: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: TrainConfig, team: Team) -> Update:
     if pick_kernels(model.kernels, model.device) != "triton":
         return Update(model, average, optimizer, config.optimizer, team)
     # sharded weights are converted as they are gathered; gradients of several packs are added up in the network's dtype

@@ -45,7 +45,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, plan: Tiles) -> tuple[Tensor, Tenso
     lse = torch.empty(heads, tokens, device=q.device, dtype=torch.float32)
     _attend[(len(plan.bounds), heads)](
         q, k, v, out, lse, *plan, q.stride(0), k.stride(0), v.stride(0), tokens, _scale(dim),
-        **_constants(q), STEP=64, num_warps=4, num_stages=3,
+        **_constants(q), STEP=64, num_warps=4, num_stages=3, maxnreg=_registers(q, 168),
     )  # fmt: skip
     return out, lse
 
@@ -78,7 +78,7 @@ def backward(
     constants = _constants(q)
     _attend_backward_queries[grid](
         d_out, q, k, v, out, lse, delta, d_q, *plan, *strides, tokens, _scale(dim), dim**-0.5,
-        **constants, STEP=64, num_warps=4, num_stages=1,
+        **constants, STEP=64, num_warps=4, num_stages=1, maxnreg=_registers(q, 128),
     )  # fmt: skip
     _attend_backward_keys[grid](
         d_out, q, k, v, lse, delta, d_k, d_v, sum_v, *plan, *strides, d_v.stride(0), tokens, _scale(dim), dim**-0.5,
@@ -89,6 +89,11 @@ def backward(
 
 def _scale(dim: int) -> float:
     return math.log2(math.e) * dim**-0.5
+
+
+def _registers(q: Tensor, most: int) -> int | None:
+    """A bound on a thread's registers, so that one more program fits; where heads are wide it would cost more."""
+    return most if q.element_size() == 2 and q.shape[2] <= 80 else None
 
 
 def _constants(q: Tensor) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .pieces import Pieces, sums_by_image
+from ..rows import Rows
+from .float8 import cut_width, scale_of
+from .pieces import Pieces, sums_by_image, weighted_sum
 
-# loads are begun so many tokens ahead
-FORWARD = {"AHEAD": 3, "num_warps": 8}
-BACKWARD = {"AHEAD": 4, "num_warps": 4}
+FORWARD = {"num_warps": 2}
+BACKWARD = {"AHEAD": 4, "num_warps": 4}  # loads are begun so many tokens ahead
 
 
 class Addend(NamedTuple):
@@ -40,19 +41,22 @@ class Affine(NamedTuple):
 
 
 def forward(
-    x: Tensor, addend: Addend | None, affine: Affine | None, pieces: Pieces, eps: float
+    x: Tensor, addend: Addend | None, affine: Affine | None, image_index: Tensor, eps: float, rows: Rows | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without an addend."""
+    """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without an addend.
+
+    `image_index` is the row of each token's image. Where `rows` are given, h is written into them, in 8 bits, and not
+    returned.
+    """
     x = x.contiguous()
     out = torch.empty_like(x) if addend else x
-    h = torch.empty_like(x) if affine else None
+    h = torch.empty_like(x) if affine and rows is None else None
     f, bias, gate = _contiguous(addend) if addend else (x, x, x)
     shift, scale = affine or (x, x)
-    _norm_forward[(len(pieces.bounds),)](
-        x, f, bias, gate, shift, scale, out, x if h is None else h, pieces.bounds,
+    _norm_forward[(len(x),)](
+        x, f, bias, gate, shift, scale, out, x if h is None else h, *(rows or (x, x)), image_index,
         x.shape[1], gate.stride(0), shift.stride(0), scale.stride(0), eps,
-        ADDEND=addend is not None, NORM=affine is not None,
-        BLOCK=triton.next_power_of_2(x.shape[1]), **FORWARD,
+        ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None, **cut_width(x.shape[1]), **FORWARD,
     )  # fmt: skip
     return out, h
 
@@ -63,10 +67,10 @@ class Gradients(NamedTuple):
     Attributes:
         x: (tokens, width).
         f: (tokens, width).
-        bias: (width,) float32.
-        gate: (images, width) float32.
-        shift: (images, width) float32.
-        scale: (images, width) float32.
+        bias: (width,), in its dtype.
+        gate: (images, width), likewise.
+        shift: (images, width), likewise.
+        scale: (images, width), likewise.
     """
 
     x: Tensor
@@ -85,8 +89,9 @@ def backward(
     affine: Affine | None,
     pieces: Pieces,
     eps: float,
+    rows: Rows | None = None,
 ) -> Gradients:
-    """From the gradients of x' and h. `out` is x', which only the norm needs."""
+    """From the gradients of x' and h. `out` is x', which only the norm needs; f's is also written into `rows`."""
     d_out = d_out.contiguous()
     width = d_out.shape[1]
     d_x = torch.empty_like(d_out) if affine else d_out
@@ -97,18 +102,19 @@ def backward(
     partial = torch.empty(len(pieces.bounds), values, width, device=d_out.device, dtype=torch.float32)
     _norm_backward[(len(pieces.bounds),)](
         d_out, d_out if d_h is None else d_h.contiguous(), out, f, bias, gate, scale,
-        d_x, d_out if d_f is None else d_f, partial, pieces.bounds,
+        d_x, d_out if d_f is None else d_f, *(rows or (d_out, d_out)), partial, pieces.bounds,
         width, gate.stride(0), scale.stride(0), eps,
-        ADDEND=addend is not None, NORM=affine is not None,
+        ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None,
         BLOCK=triton.next_power_of_2(width), **BACKWARD,
     )  # fmt: skip
-    sums = list(sums_by_image(partial, pieces).unbind(1))
+    summed, d_addend = sums_by_image(partial, pieces, scale.dtype if addend is None else gate.dtype)
+    sums = list(summed.unbind(1))
     d_shift, d_scale = (sums.pop(0), sums.pop(0)) if affine else (None, None)
     if addend is None:
         return Gradients(d_x, None, None, None, d_shift, d_scale)
-    d_gate, d_addend = sums
     # f's gradient is gate·dx, so the bias's is the sum over images of gate·(sum of dx)
-    return Gradients(d_x, d_f, (addend.gate * d_addend).sum(0), d_gate, d_shift, d_scale)
+    d_bias = weighted_sum(addend.gate, d_addend, bias.dtype)
+    return Gradients(d_x, d_f, d_bias, sums[0], d_shift, d_scale)
 
 
 def _contiguous(addend: Addend) -> Addend:
@@ -116,42 +122,72 @@ def _contiguous(addend: Addend) -> Addend:
 
 
 @triton.jit
-def _norm_forward(
-    x, f, bias, gate, shift, scale, out, h, bounds,
-    width, gate_stride, shift_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    piece = tl.program_id(0)
-    start, end = tl.load(bounds + 3 * piece).to(tl.int64), tl.load(bounds + 3 * piece + 1)
-    image = tl.load(bounds + 3 * piece + 2).to(tl.int64)
-    cols = tl.arange(0, BLOCK)
-    inside = cols < width
+def _sum(x, f, bias, gate, out, at, cols, inside, ADDEND: tl.constexpr):
+    """X' of some columns of a token, which is stored."""
+    value = tl.load(x + at + cols, mask=inside, other=0.0).to(tl.float32)
     if ADDEND:
-        g = tl.load(gate + image * gate_stride + cols, mask=inside, other=0.0).to(tl.float32)
-        b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+        added = tl.load(f + at + cols, mask=inside, other=0.0).to(tl.float32)
+        added += tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
+        value += tl.load(gate + cols, mask=inside, other=0.0).to(tl.float32) * added
+        stored = value.to(out.dtype.element_ty)
+        tl.store(out + at + cols, stored, mask=inside)
+        value = stored.to(tl.float32)  # the norm is of what the backward will read
+    return value
+
+
+@triton.jit
+def _modulated(normed, shift, scale, cols, inside):
+    times = 1 + tl.load(scale + cols, mask=inside, other=0.0).to(tl.float32)
+    return normed * times + tl.load(shift + cols, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _norm_forward(
+    x, f, bias, gate, shift, scale, out, h, row_values, row_scales, image_index,
+    width, gate_stride, shift_stride, scale_stride, eps,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+):  # fmt: skip
+    """A token: its image's vectors come from the cache again and again, and no program waits for another."""
+    row = tl.program_id(0).to(tl.int64)
+    image = tl.load(image_index + row).to(tl.int64)
+    at = row * width
+    gate, shift, scale = gate + image * gate_stride, shift + image * shift_stride, scale + image * scale_stride
+    cols, more = tl.arange(0, MAIN), MAIN + tl.arange(0, REST if REST else 1)
+    inside, rest_inside = cols < width, more < width
+    value = _sum(x, f, bias, gate, out, at, cols, inside, ADDEND)
+    total = tl.sum(value)
+    if REST:
+        rest = _sum(x, f, bias, gate, out, at, more, rest_inside, ADDEND)
+        total += tl.sum(rest)
     if NORM:
-        add = tl.load(shift + image * shift_stride + cols, mask=inside, other=0.0).to(tl.float32)
-        times = 1 + tl.load(scale + image * scale_stride + cols, mask=inside, other=0.0).to(tl.float32)
-    for number in tl.range(0, (end - start).to(tl.int32), num_stages=AHEAD):
-        at = (start + number) * width + cols
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        if ADDEND:
-            value += g * (tl.load(f + at, mask=inside, other=0.0).to(tl.float32) + b)
-            stored = value.to(out.dtype.element_ty)
-            tl.store(out + at, stored, mask=inside)
-            value = stored.to(tl.float32)  # the norm is of what the backward will read
-        if NORM:
-            centred = tl.where(inside, value - tl.sum(value, axis=0) / width, 0.0)
-            inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps)
-            normed = centred * inverse * times + add
-            tl.store(h + at, normed.to(h.dtype.element_ty), mask=inside)
+        value = value - total / width
+        squares = tl.sum(value * value)
+        if REST:
+            rest = tl.where(rest_inside, rest - total / width, 0.0)
+            squares += tl.sum(rest * rest)
+        inverse = 1 / tl.sqrt(squares / width + eps)
+        value = _modulated(value * inverse, shift, scale, cols, inside)
+        greatest = tl.max(tl.abs(value))
+        if REST:
+            rest = _modulated(rest * inverse, shift, scale, more, rest_inside)
+            greatest = tl.maximum(greatest, tl.max(tl.abs(rest)))
+        if EIGHT:
+            of_row = scale_of(greatest)
+            tl.store(row_scales + row, of_row)
+            tl.store(row_values + at + cols, (value / of_row).to(row_values.dtype.element_ty))
+            if REST:
+                tl.store(row_values + at + more, (rest / of_row).to(row_values.dtype.element_ty), mask=rest_inside)
+        else:
+            tl.store(h + at + cols, value.to(h.dtype.element_ty))
+            if REST:
+                tl.store(h + at + more, rest.to(h.dtype.element_ty), mask=rest_inside)
 
 
 @triton.jit
 def _norm_backward(
-    d_out, d_h, out, f, bias, gate, scale, d_x, d_f, partial, bounds,
+    d_out, d_h, out, f, bias, gate, scale, d_x, d_f, row_values, row_scales, partial, bounds,
     width, gate_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     piece = tl.program_id(0)
     start, end = tl.load(bounds + 3 * piece).to(tl.int64), tl.load(bounds + 3 * piece + 1)
@@ -188,7 +224,12 @@ def _norm_backward(
             added = tl.load(f + at, mask=inside, other=0.0).to(tl.float32) + b
             sum_gate += d_value * added
             sum_x += d_value
-            tl.store(d_f + at, (d_value * g).to(d_f.dtype.element_ty), mask=inside)
+            d_value *= g
+            tl.store(d_f + at, d_value.to(d_f.dtype.element_ty), mask=inside)
+            if EIGHT:
+                of_row = scale_of(tl.max(tl.abs(d_value)))
+                tl.store(row_values + at, (d_value / of_row).to(row_values.dtype.element_ty), mask=inside)
+                tl.store(row_scales + start + number, of_row)
     values: tl.constexpr = 2 * NORM + 2 * ADDEND
     to = partial + piece.to(tl.int64) * values * width + cols
     if NORM:

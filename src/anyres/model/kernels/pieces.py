@@ -47,17 +47,24 @@ def cut(cu_seqlens: Tensor, tokens: int, longest: int = PIECE) -> Pieces:
     return Pieces(torch.stack([start, end, row], dim=1).to(torch.int32), first)
 
 
-def sums_by_image(partial: Tensor, pieces: Pieces) -> Tensor:
-    """(pieces, values, width) float32 sums of pieces → (images, values, width) of images."""
-    images, values = len(pieces.first) - 1, partial[0].numel()
-    out = torch.empty(images, *partial.shape[1:], device=partial.device, dtype=torch.float32)
+def sums_by_image(partial: Tensor, pieces: Pieces, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(pieces, values, width) float32 sums of pieces → (images, values, width) of images, and the last of the values.
+
+    The former are in `dtype`, that of the vectors which they are gradients of; the last ones are there in float32, too,
+    (images, width), for who goes on with them.
+    """
+    images, (values, width) = len(pieces.first) - 1, partial.shape[1:]
+    out = torch.empty(images, values, width, device=partial.device, dtype=dtype)
+    last = torch.empty(images, width, device=partial.device, dtype=torch.float32)
     block = 256
-    _sum_pieces[(images, triton.cdiv(values, block))](partial, pieces.first, out, values, STEP=8, BLOCK=block)
-    return out
+    _sum_pieces[(images, triton.cdiv(values * width, block))](
+        partial, pieces.first, out, last, values * width, width, STEP=8, BLOCK=block
+    )
+    return out, last
 
 
 @triton.jit
-def _sum_pieces(partial, first, out, values, STEP: tl.constexpr, BLOCK: tl.constexpr):
+def _sum_pieces(partial, first, out, last, values, width, STEP: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     cols = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = cols < values
@@ -67,4 +74,26 @@ def _sum_pieces(partial, first, out, values, STEP: tl.constexpr, BLOCK: tl.const
         pieces = piece + tl.arange(0, STEP)
         here = (pieces < end)[:, None] & inside[None, :]
         total += tl.sum(tl.load(partial + pieces[:, None] * values + cols[None, :], mask=here, other=0.0), axis=0)
-    tl.store(out + row * values + cols, total, mask=inside)
+    tl.store(out + row * values + cols, total.to(out.dtype.element_ty), mask=inside)
+    of_last = cols - (values - width)
+    tl.store(last + row * width + of_last, total, mask=inside & (of_last >= 0))
+
+
+def weighted_sum(weights: Tensor, vectors: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of (images, width) each: Σ weights·vectors over the images, (width,) in `dtype`."""
+    images, width = vectors.shape
+    out = torch.empty(width, device=vectors.device, dtype=dtype)
+    _weighted_sum[(triton.cdiv(width, 32),)](weights, vectors, out, images, width, weights.stride(0), STEP=32, BLOCK=32)
+    return out
+
+
+@triton.jit
+def _weighted_sum(weights, vectors, out, images, width, stride, STEP: tl.constexpr, BLOCK: tl.constexpr):
+    cols = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for image in range(0, images, STEP):
+        rows = (image + tl.arange(0, STEP)).to(tl.int64)
+        here = (rows < images)[:, None] & (cols < width)[None, :]
+        weight = tl.load(weights + rows[:, None] * stride + cols[None, :], mask=here, other=0.0).to(tl.float32)
+        total += tl.sum(weight * tl.load(vectors + rows[:, None] * width + cols[None, :], mask=here, other=0.0), axis=0)
+    tl.store(out + cols, total.to(out.dtype.element_ty), mask=cols < width)

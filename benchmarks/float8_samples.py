@@ -1,0 +1,88 @@
+"""What products in 8 bits do to samples: the same seeds in float32, in bfloat16 and in float8.
+
+    python -m benchmarks float8_samples [--model mini] [--size 256x256] [--count 20] [--device auto] [--out FILE]
+
+`count` images of each label, by the model's own defaults. For each pair of ways to compute: the peak signal-to-noise
+ratio of the latents, whose peak is the span of those in float32, and of the images, in dB; the mean over images and the
+least. Sampling is a chain of steps that each go on from the last one's rounding, so two ways that are equally exact
+differ, too: "other attention" says by how much.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anyres.sample.pipeline import Pipeline
+from anyres.sample.request import make_requests
+from anyres.tables import aligned
+
+from .recording import device_name, record_of_device
+
+# name → dtype and attention on a CUDA device
+ARMS = {
+    "float32": ("float32", "auto"),
+    "bfloat16": ("bfloat16", "auto"),
+    "bfloat16, other attention": ("bfloat16", "varlen"),
+    "float8": ("float8", "auto"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--size", default="256x256")
+    parser.add_argument("--count", type=int, default=20)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    latents: dict[str, list[torch.Tensor]] = {}
+    images: dict[str, list[np.ndarray]] = {}
+    device = torch.device("cpu")
+    for name in options.arms:
+        dtype, attention = ARMS[name]
+        pipe = Pipeline.from_pretrained(options.model, device=options.device, dtype=dtype)
+        device = pipe.model.device
+        if device.type == "cuda":
+            pipe.model.attention = attention
+        labels = [label for label in pipe.labels.names for _ in range(options.count)]
+        requests = make_requests(labels, options.size, None, table=pipe.labels, px_per_token=pipe.px_per_token)
+        made = pipe.latents(requests, pipe.defaults)
+        latents[name] = [latent.float().cpu() for latent in made]
+        images[name] = [pixels(image) for image in pipe.decode(made)]
+    print(f"{device_name(device)}, torch {torch.__version__}: {options.model}, {len(labels)} images of {options.size}")
+    first = torch.stack(latents[options.arms[0]])
+    span = float(first.max() - first.min())
+    pairs = [(one, other) for i, one in enumerate(options.arms) for other in options.arms[i + 1 :]]
+    results, rows = [], [("", "", "latents, dB", "images, dB (least)")]
+    for one, other in pairs:
+        of_latents = [
+            psnr(float((a - b).square().mean()), span) for a, b in zip(latents[one], latents[other], strict=True)
+        ]
+        of_images = [psnr(float(np.square(a - b).mean()), 255) for a, b in zip(images[one], images[other], strict=True)]
+        results.append({"of": [one, other], "latents": summary(of_latents), "images": summary(of_images)})
+        rows.append((one, other, f"{np.mean(of_latents):.1f}", f"{np.mean(of_images):.1f} ({min(of_images):.1f})"))
+    print(aligned(rows))
+    about = {"model": options.model, "size": options.size, "images": len(first), "span": span}
+    record_of_device(options.out, "float8_samples", device, {**about, "pairs": results})
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, dtype=np.float64)
+
+
+def psnr(square: float, peak: float) -> float:
+    """In dB, from a mean square; equal ones are as far apart as float32 tells numbers apart."""
+    return float(10 * np.log10(peak**2 / max(square, peak**2 * 1e-14)))
+
+
+def summary(each: Sequence[float]) -> dict[str, float]:
+    return {"mean": float(np.mean(each)), "least": min(each)}
+
+
+if __name__ == "__main__":
+    main()
