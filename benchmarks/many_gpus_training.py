@@ -238,15 +238,17 @@ def saving(run: Training, plan: Plan) -> None:
 
 
 def resuming(run: Training, plan: Plan) -> None:
-    """The next steps of a continued run, and a checkpoint after them."""
-    losses = [float(step.loss) for step in islice(run.steps, GONE_ON)]
-    with closing(Checkpoints(plan.folder / "checkpoints", run.team, keep=1)) as checkpoints:
-        checkpoints.save(run.state)
-        checkpoints.settle()
-    if not run.team.leads:
-        return
+    """The next steps of a continued run, and a checkpoint after them for the number of processes that comes next."""
     path = plan.folder / "gone_on.json"
     before = read_json(path) if path.is_file() else {"gpus": [], "losses": []}
+    losses = [float(step.loss) for step in islice(run.steps, GONE_ON)]
+    if not before["gpus"]:
+        with closing(Checkpoints(plan.folder / "checkpoints", run.team, keep=1)) as checkpoints:
+            checkpoints.save(run.state)
+            checkpoints.settle()
+    run.team.wait()  # all have read what is written now
+    if not run.team.leads:
+        return
     gone_on = {"gpus": [*before["gpus"], run.team.size], "losses": before["losses"] + losses}
     write_json(path, gone_on)
     undisturbed = read_json(plan.folder / "undisturbed.json")

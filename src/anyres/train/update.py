@@ -61,6 +61,7 @@ class Update:
         self.network = model
         self._model, self._average, self._optimizer, self._config = model, average, optimizer, config
 
+    @torch.no_grad()  # or asking sharded weights for this process's parts would be recorded by autograd, each by itself
     def __call__(self, loss: Float[Tensor, ""], step: int, decay: float) -> Applied:
         """Update weights, moments and average from the network's gradient; never waits for the device.
 
