@@ -152,8 +152,10 @@ def test_a_network_is_the_same_with_kernels(rank: int | None, recomputed: int) -
     upstream = torch.randn_like(tokens) * layout.is_real()[:, None]
     for network in (plain, fused):
         (network(tokens, t, labels, layout) * upstream).sum().backward()
+    # a gradient that nearly cancels keeps the rounding of what it is the difference of
+    least = 1e-2 * max(float(weight.grad.norm()) for weight in plain.parameters())
     for (name, one), other in zip(plain.named_parameters(), fused.parameters(), strict=True):
-        assert (one.grad - other.grad).norm() <= 1e-4 * one.grad.norm(), name
+        assert (one.grad - other.grad).norm() <= 1e-4 * max(float(one.grad.norm()), least), name
 
 
 def test_equal_inputs_give_equal_bits() -> None:
