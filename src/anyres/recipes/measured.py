@@ -35,6 +35,18 @@ class Measured:
         )
 
 
+def _published(network: str, tokens_per_second: float, peak_gib: float, budget: int) -> Measured:
+    """One of the published networks, at its published pack."""
+    return Measured(
+        network=network,
+        device="NVIDIA H100 80GB HBM3",
+        tokens_per_second=tokens_per_second,
+        peak_gib=peak_gib,
+        budget=budget,
+        source="benchmarks/results/sizes.json, without a teacher",
+    )
+
+
 MEASURED: tuple[Measured, ...] = (
     Measured(
         network="mini",
@@ -44,14 +56,11 @@ MEASURED: tuple[Measured, ...] = (
         budget=65_536,
         source="docs/LOG.md, 2026-11-24: the model in the box",
     ),
-    Measured(
-        network="xl",
-        device="NVIDIA H100 80GB HBM3",
-        tokens_per_second=137_600,
-        peak_gib=32.4,
-        budget=16_384,
-        source="benchmarks/results/training_ours.json, without a teacher",
-    ),
+    _published("s", 1_745_700, 12.5, 65_536),
+    _published("b", 722_800, 26.5, 65_536),
+    _published("l", 215_300, 24.0, 16_384),
+    _published("xl", 142_200, 33.7, 16_384),
+    _published("xxl", 59_800, 43.9, 8_192),
 )
 
 
