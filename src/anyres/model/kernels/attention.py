@@ -97,17 +97,20 @@ def _registers(q: Tensor, most: int) -> int | None:
 
 
 def _constants(q: Tensor) -> dict[str, Any]:
+    return {**_shape(q), "TILE": TILE, "PRECISION": _precision(q)}
+
+
+def _shape(q: Tensor) -> dict[str, int]:
+    """Heads, and their dimension in the two parts that `_rows` reads."""
     _, heads, dim = q.shape
     first = max(16, 1 << (dim.bit_length() - 1))
     rest = max(16, triton.next_power_of_2(dim - first)) if dim > first else 0
-    return {
-        "HEADS": heads,
-        "DIM": dim,
-        "FIRST": first,
-        "REST": rest,
-        "TILE": TILE,
-        "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
-    }
+    return {"HEADS": heads, "DIM": dim, "FIRST": first, "REST": rest}
+
+
+def _precision(q: Tensor) -> str:
+    """Of products."""
+    return "ieee" if q.dtype == torch.float32 else "tf32"
 
 
 @triton.jit

@@ -7,8 +7,7 @@ result is that of `rotation` and `attention` one after the other, to rounding.
 Whether keys need masks is a matter of the pack's static shape: at an equal shape, an image has equal bits in any pack.
 """
 
-import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -16,9 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ...packing.pack import PackShape
-from .attention import _products, _rows, _save
+from .attention import _precision, _products, _rows, _save, _scale, _shape
 from .pieces import cut
-from .rotation import Norms, _words
+from .rotation import KINDS, Norms, _words
 
 SHORT = 64  # tokens of an image that one program holds whole
 STEP = 64  # keys at once
@@ -68,9 +67,10 @@ def forward(
     values = product.view(tokens, 3, heads, dim)[:, 2]
     words = _words(product)
     weights = [_words(weight) for weight in norms] if norms else [words] * 4
-    scale = math.log2(math.e) * dim**-0.5
-    constants = _constants(product, norms, heads, dim)
-    precision = "ieee" if product.dtype == torch.float32 else "tf32"
+    scale, precision = _scale(dim), _precision(values)
+    # under autocast the norms' weights stay float32
+    kinds = {"KIND": KINDS[product.dtype], "NORM": None if norms is None else KINDS[norms.q_weight.dtype]}
+    constants = _shape(values) | kinds
     if plan.whole:
         _attend_whole[(heads, len(plan.bounds))](
             words, values, *weights, cos, sin, out, plan.bounds, scale, eps,
@@ -87,21 +87,6 @@ def forward(
         num_stages=3 if dim <= 128 else 1, maxnreg=128,
     )  # fmt: skip
     return out
-
-
-_KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-
-
-def _constants(product: Tensor, norms: Norms | None, heads: int, dim: int) -> dict[str, Any]:
-    first = max(16, 1 << (dim.bit_length() - 1))
-    return {
-        "KIND": _KINDS[product.dtype],
-        "NORM": None if norms is None else _KINDS[norms.q_weight.dtype],  # under autocast it stays float32
-        "HEADS": heads,
-        "DIM": dim,
-        "FIRST": first,
-        "REST": max(16, triton.next_power_of_2(dim - first)) if dim > first else 0,
-    }
 
 
 @triton.jit

@@ -15,6 +15,8 @@ from torch import Tensor
 FORWARD = {"TOKENS": 4, "num_warps": 4}  # tokens of a program, one after the other
 BACKWARD = {"TOKENS": 32, "num_warps": 2}
 
+KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
 
 class Norms(NamedTuple):
     """Weights and biases of the norms, (dim,) each.
@@ -90,9 +92,8 @@ def _words(tensor: Tensor) -> Tensor:
 
 
 def _tile(like: Tensor, heads: int, dim: int) -> dict[str, Any]:
-    kinds = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
     return {
-        "KIND": kinds[like.dtype],
+        "KIND": KINDS[like.dtype],
         "BITS": 8 * like.element_size(),
         "HEADS": heads,
         "PAIRS": dim // 2,
