@@ -77,20 +77,30 @@ def scale_of(greatest):
 
 
 @triton.jit
+def store_row(values, scales, row, width, value, rest, MAIN: tl.constexpr, REST: tl.constexpr):
+    """A row in 8 bits, given in the two parts of `cut_width`; `rest` is zero beyond the width."""
+    cols, more = tl.arange(0, MAIN), MAIN + tl.arange(0, REST if REST else 1)
+    at = tl.cast(row, tl.int64) * width
+    greatest = tl.max(tl.abs(value))
+    if REST:
+        greatest = tl.maximum(greatest, tl.max(tl.abs(rest)))
+    scale = scale_of(greatest)
+    tl.store(values + at + cols, (value / scale).to(values.dtype.element_ty))
+    if REST:
+        tl.store(values + at + more, (rest / scale).to(values.dtype.element_ty), mask=more < width)
+    tl.store(scales + row, scale)
+
+
+@triton.jit
 def _write_rows(x, values, scales, rows, width, ROWS: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr):
     cols, more = tl.arange(0, MAIN), MAIN + tl.arange(0, REST if REST else 1)
     for row in tl.range(tl.program_id(0) * ROWS, min(rows, (tl.program_id(0) + 1) * ROWS), num_stages=3):
         at = tl.cast(row, tl.int64) * width
         value = tl.load(x + at + cols).to(tl.float32)
-        greatest = tl.max(tl.abs(value))
+        rest = value
         if REST:
             rest = tl.load(x + at + more, mask=more < width, other=0.0).to(tl.float32)
-            greatest = tl.maximum(greatest, tl.max(tl.abs(rest)))
-        scale = scale_of(greatest)
-        tl.store(values + at + cols, (value / scale).to(values.dtype.element_ty))
-        if REST:
-            tl.store(values + at + more, (rest / scale).to(values.dtype.element_ty), mask=more < width)
-        tl.store(scales + row, scale)
+        store_row(values, scales, row, width, value, rest, MAIN, REST)
 
 
 @triton.jit
@@ -138,16 +148,11 @@ def _gelu_forward(
         at = tl.cast(row, tl.int64) * width
         u = tl.load(product + at + cols).to(tl.float32) + b
         value = u * _gate(u)
-        greatest = tl.max(tl.abs(value))
+        rest = value
         if REST:
             u = tl.load(product + at + more, mask=more < width, other=0.0).to(tl.float32) + b_rest
             rest = u * _gate(u)
-            greatest = tl.maximum(greatest, tl.max(tl.abs(rest)))
-        scale = scale_of(greatest)
-        tl.store(values + at + cols, (value / scale).to(values.dtype.element_ty))
-        if REST:
-            tl.store(values + at + more, (rest / scale).to(values.dtype.element_ty), mask=more < width)
-        tl.store(scales + row, scale)
+        store_row(values, scales, row, width, value, rest, MAIN, REST)
 
 
 @triton.jit
@@ -166,17 +171,12 @@ def _gelu_backward(
         u = tl.load(product + at + cols).to(tl.float32) + b
         value = _slope(u) * tl.load(d_out + at + cols).to(tl.float32)
         total += value
-        greatest = tl.max(tl.abs(value))
+        rest = value
         if REST:
             u = tl.load(product + at + more, mask=more < width, other=0.0).to(tl.float32) + b_rest
             rest = _slope(u) * tl.load(d_out + at + more, mask=more < width, other=0.0).to(tl.float32)
             total_rest += rest
-            greatest = tl.maximum(greatest, tl.max(tl.abs(rest)))
-        scale = scale_of(greatest)
-        tl.store(values + at + cols, (value / scale).to(values.dtype.element_ty))
-        if REST:
-            tl.store(values + at + more, (rest / scale).to(values.dtype.element_ty), mask=more < width)
-        tl.store(scales + row, scale)
+        store_row(values, scales, row, width, value, rest, MAIN, REST)
     to = partial + tl.program_id(0).to(tl.int64) * width
     tl.store(to + cols, total)
     if REST:

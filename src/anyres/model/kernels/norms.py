@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..rows import Rows
-from .float8 import cut_width, scale_of
+from .float8 import cut_width, scale_of, store_row
 from .pieces import Pieces, sums_by_image, weighted_sum
 
 FORWARD = {"num_warps": 2}
@@ -155,7 +155,7 @@ def _norm_forward(
     cols, more = tl.arange(0, MAIN), MAIN + tl.arange(0, REST if REST else 1)
     inside, rest_inside = cols < width, more < width
     value = _sum(x, f, bias, gate, out, at, cols, inside, ADDEND)
-    total = tl.sum(value)
+    total, rest = tl.sum(value), value
     if REST:
         rest = _sum(x, f, bias, gate, out, at, more, rest_inside, ADDEND)
         total += tl.sum(rest)
@@ -167,16 +167,10 @@ def _norm_forward(
             squares += tl.sum(rest * rest)
         inverse = 1 / tl.sqrt(squares / width + eps)
         value = _modulated(value * inverse, shift, scale, cols, inside)
-        greatest = tl.max(tl.abs(value))
         if REST:
             rest = _modulated(rest * inverse, shift, scale, more, rest_inside)
-            greatest = tl.maximum(greatest, tl.max(tl.abs(rest)))
         if EIGHT:
-            of_row = scale_of(greatest)
-            tl.store(row_scales + row, of_row)
-            tl.store(row_values + at + cols, (value / of_row).to(row_values.dtype.element_ty))
-            if REST:
-                tl.store(row_values + at + more, (rest / of_row).to(row_values.dtype.element_ty), mask=rest_inside)
+            store_row(row_values, row_scales, row, width, value, rest, MAIN, REST)
         else:
             tl.store(h + at + cols, value.to(h.dtype.element_ty))
             if REST:
