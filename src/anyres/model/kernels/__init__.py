@@ -10,6 +10,6 @@
     float8.py              what writes matrices in 8 bits
     sums.py                sums over tokens
 
-Triton's are imported only where it is there and they are chosen. Everything is computed in float32, whatever the dtype of
-the tensors in memory. Every sum has a fixed order: equal inputs give equal bits.
+Triton's are imported only where it is there and they are chosen. Everything is computed in float32, whatever the
+dtype of the tensors in memory. Every sum has a fixed order: equal inputs give equal bits.
 """
