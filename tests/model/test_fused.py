@@ -54,8 +54,12 @@ def compare(
         torch.autograd.backward(outputs, [grad.to(exact) for grad in upstream])
         weights = [weight for module in made for weight in module.parameters()]
         results.append([*outputs, *[part.grad for part in parts], *[weight.grad for weight in weights]])
+    # a norm's bias of keys has a gradient that nearly cancels, and keeps the rounding of what it is the difference of
+    sizes = {
+        plain.shape: max(other.norm() for other in results[0] if other.shape == plain.shape) for plain in results[0]
+    }
     for number, (plain, fused) in enumerate(zip(*results, strict=True)):
-        error = (fused.double() - plain).norm() / plain.norm()
+        error = (fused.double() - plain).norm() / sizes[plain.shape]
         assert error <= tolerance, f"result {number}: {error:.1e}"
 
 

@@ -24,11 +24,12 @@ from torch import Tensor
 # cublasLt.h and library_types.h
 _LIBRARIES = ("libcublasLt.so.13", "libcublasLt.so.12")  # of the CUDA versions that torch is built with
 _FLOAT32, _COMPUTE_FLOAT32 = 0, 68
-_WORKSPACE, _REDUCTIONS = 1, 3  # preferences
+_MOST_WORKSPACE, _REDUCTIONS = 1, 3  # preferences
 _TRANSPOSE_A, _EPILOGUE, _BIAS, _BEFORE, _BEFORE_STRIDE = 3, 7, 8, 11, 12
 _KINDS = {torch.float16: 2, torch.bfloat16: 14}
 _GELU_BIAS, _GELU_BIAS_KEEPING, _GELU_SLOPE = 36, 164, 192  # epilogues
 
+WORKSPACE = 32 * 2**20  # bytes at most, as the library advises for Hopper
 ADVISED = 8  # algorithms that the library is asked for
 REPEATS = 5  # of a product, to time an algorithm
 
@@ -106,8 +107,8 @@ class _Plan:
     def _advised(self, handle: c_void_p) -> list["_Advice"]:
         preference, found, advice = c_void_p(), c_int(), (_Advice * ADVISED)()
         _call("cublasLtMatmulPreferenceCreate", ctypes.byref(preference))
-        # a sum in parts would need memory for them, and have other bits
-        for attribute, value in ((_WORKSPACE, c_size_t(0)), (_REDUCTIONS, c_uint32(0))):
+        # no sums in parts, which have other bits
+        for attribute, value in ((_MOST_WORKSPACE, c_size_t(WORKSPACE)), (_REDUCTIONS, c_uint32(0))):
             size = c_size_t(ctypes.sizeof(value))
             _call("cublasLtMatmulPreferenceSetAttribute", preference, attribute, ctypes.byref(value), size)
         _call(
@@ -163,6 +164,7 @@ def _multiply(
     if before is not None:
         plan.set(_BEFORE, c_void_p(before.data_ptr()))
     handle, stream = _handle(a.device.index), c_void_p(torch.cuda.current_stream(a.device).cuda_stream)
+    workspace = torch.empty(WORKSPACE, device=a.device, dtype=torch.uint8)
     one, zero = c_float(1), c_float(0)
 
     def multiply(algorithm: _Advice) -> None:
@@ -170,7 +172,7 @@ def _multiply(
             "cublasLtMatmul", handle, plan.operation, ctypes.byref(one),
             c_void_p(a.data_ptr()), plan.a, c_void_p(b.data_ptr()), plan.b, ctypes.byref(zero),
             c_void_p(out.data_ptr()), plan.out, c_void_p(out.data_ptr()), plan.out, ctypes.byref(algorithm),
-            c_void_p(), c_size_t(0), stream,
+            c_void_p(workspace.data_ptr()), c_size_t(WORKSPACE), stream,
         )  # fmt: skip
 
     if _choosing and not plan.chosen:
