@@ -166,7 +166,7 @@ def test_a_network_is_the_same_with_kernels(rank: int | None, recomputed: int) -
 @pytest.mark.parametrize(("rows", "width"), [(1, 7), (40, 300), (512, 33), (513, 129), (1600, 130)])
 def test_sums_over_rows(rows: int, width: int) -> None:
     values = torch.randn(rows, width)
-    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 8e-3)):
         made = sums.over_rows(values, torch.empty(width, dtype=dtype))
         exact = values.double().sum(0)
         assert (made.double() - exact).norm() <= tolerance * exact.norm()
