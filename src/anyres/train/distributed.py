@@ -21,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import BackendError, ConfigError
 from ..model.config import NiTConfig
-from ..model.layers import Block
 from ..model.nit import NiT
 from ..ranks import Ranks, meeting_store
 from ..shapes import Tensor
@@ -67,18 +66,14 @@ class Team:
         """Where weights are sharded: keep this process's part of the model's, in place."""
         if not self.sharded:
             return
-        # the modulation's output is a view, and nothing writes to it
+        # what a block gives may be a view, and nothing writes to it
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
         mesh = init_device_mesh(self.device.type, (self.size,))
         # rotary tables and times are float32 and stay so: inputs are not cast
         exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         half = replace(exact, param_dtype=torch.bfloat16) if in_bfloat16(config, self.device) else exact
-        for block in model.blocks:
-            assert isinstance(block, Block)  # noqa: S101
-            fully_shard(block.modulation, mesh=mesh, mp_policy=half)  # called by itself, before its block
-            fully_shard(block, mesh=mesh, mp_policy=half)
-        fully_shard(model.head.modulation, mesh=mesh, mp_policy=half)
-        fully_shard(model.head, mesh=mesh, mp_policy=half)
+        for part in (*model.blocks, model.head):
+            fully_shard(part, mesh=mesh, mp_policy=half)
         # the rest is small; resharded after a pass, since the average's is never followed by a backward one
         fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
 
