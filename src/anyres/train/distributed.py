@@ -70,8 +70,10 @@ class Team:
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
         mesh = init_device_mesh(self.device.type, (self.size,))
         # rotary tables and times are float32 and stay so: inputs are not cast
-        exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-        half = replace(exact, param_dtype=torch.bfloat16) if in_bfloat16(config, self.device) else exact
+        exact = MixedPrecisionPolicy(cast_forward_inputs=False)
+        half = exact
+        if in_bfloat16(config, self.device) and model.patch_embedding.weight.dtype == torch.float32:
+            half = replace(exact, param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         for part in (*model.blocks, model.head):
             fully_shard(part, mesh=mesh, mp_policy=half)
         # the rest is small; resharded after a pass, since the average's is never followed by a backward one
