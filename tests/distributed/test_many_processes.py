@@ -117,6 +117,17 @@ def test_the_update_in_two_passes_is_the_same_on_all_weights_and_on_parts(
     assert same(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
+def test_copies_in_bfloat16_train_the_same_whole_and_in_parts(data: Path, tmp_path: Path) -> None:
+    """One pack a process, so that the update writes a copy; both go on from a checkpoint, which has none."""
+    pytest.importorskip("triton")
+    for parallel in ("ddp", "fsdp"):
+        for steps in (4, 6):
+            config = plan(data, steps=steps, packs_per_step=2, precision="bfloat16", parallel=parallel)
+            together(2, trained_by_kernels, config, data, tmp_path / parallel)
+    assert same(tmp_path / "fsdp", tmp_path / "ddp")
+
+
 def trained_by_kernels(config: TrainConfig, data: Path, out: Path) -> Any:
     from anyres.train.kernels import adamw
 
