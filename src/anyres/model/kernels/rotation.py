@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import sums
+
 FORWARD = {"TOKENS": 4, "num_warps": 4}  # tokens of a program, one after the other
 BACKWARD = {"TOKENS": 32, "num_warps": 2}
 
@@ -56,7 +58,8 @@ def backward(
     sin: Tensor,
     eps: float,
     d_product: Tensor,
-) -> tuple[Tensor, Tensor | None]:
+    d_bias: Tensor,
+) -> Tensor | None:
     """From the gradients of q and k, each (tokens, heads, dim); that of values is what the product's third is already.
 
     Args:
@@ -68,22 +71,23 @@ def backward(
         sin: likewise.
         eps: likewise.
         d_product: like `product`; its first two thirds are written here.
+        d_bias: of the product's bias, (3·heads·dim,); likewise.
 
     Returns:
-        The gradients of the bias's first two thirds, (2·heads·dim,), and of the norms, (4, dim) in the order of
-        `Norms`, or None; both float32.
+        The gradients of the norms, (4, dim) in the order of `Norms` and in their dtype, or None.
     """
     tokens, heads, dim = d_q.shape
     programs = triton.cdiv(tokens, BACKWARD["TOKENS"])
-    d_bias = torch.empty(programs, 2, heads, dim, device=product.device, dtype=torch.float32)
-    d_norms = torch.empty(programs, 4, dim, device=product.device, dtype=torch.float32)
+    sum_bias = torch.empty(programs, 2, heads, dim, device=product.device, dtype=torch.float32)
+    sum_norms = torch.empty(programs, 4, dim, device=product.device, dtype=torch.float32)
     q_weight, k_weight = (norms.q_weight, norms.k_weight) if norms else (cos, cos)
     _heads_backward[(programs, 2)](
         _words(d_q.contiguous()), _words(d_k.contiguous()), _words(product), q_weight, k_weight, cos, sin,
-        _words(d_product), d_bias, d_norms, tokens, eps,
+        _words(d_product), sum_bias, sum_norms, tokens, eps,
         NORM=norms is not None, **_tile(product, heads, dim), **BACKWARD,
     )  # fmt: skip
-    return d_bias.sum(0).flatten(), d_norms.sum(0) if norms else None
+    sums.over_rows(sum_bias, d_bias[: 2 * heads * dim])
+    return sums.over_rows(sum_norms, torch.empty_like(sum_norms[0], dtype=q_weight.dtype)) if norms else None
 
 
 def _words(tensor: Tensor) -> Tensor:
