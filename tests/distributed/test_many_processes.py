@@ -16,7 +16,7 @@ from anyres.model import elementwise
 from anyres.model.layers import Conditioner
 from anyres.packing.draws import DrawsConfig
 from anyres.packing.plan import PackingConfig
-from anyres.train import checkpoint, loop, update
+from anyres.train import checkpoint, distributed, loop, update
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
 from tests.distributed.processes import together
@@ -171,6 +171,17 @@ def test_two_processes_recompute_blocks(
     config = plan(data, parallel=parallel, recomputed_blocks=recomputed)
     together(2, trained, config, data, tmp_path / "run")
     assert same(tmp_path / "run", alone)
+
+
+def test_blocks_are_gathered_one_by_one_where_they_are_large(data: Path, alone: Path, tmp_path: Path) -> None:
+    config = plan(data, parallel="fsdp", recomputed_blocks=1)
+    together(2, one_by_one, config, data, tmp_path / "run")
+    assert same(tmp_path / "run", alone)
+
+
+def one_by_one(config: TrainConfig, data: Path, out: Path) -> Any:
+    distributed.TOGETHER = 1
+    return trained(config, data, out)
 
 
 def test_a_run_goes_on_in_another_number_of_processes(data: Path, alone: Path, tmp_path: Path) -> None:

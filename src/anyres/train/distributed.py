@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 WAIT = timedelta(minutes=30)  # of one process for the others, such as while one of them makes pictures
 STATE_BYTES = 20  # of a parameter: weight, average, two moments, gradient
+TOGETHER = 2**30  # parameters
 DDP_SHARE = 0.25  # of a GPU's memory that they may take before "auto" shards them
 
 
@@ -74,10 +75,11 @@ class Team:
         half = exact
         if in_bfloat16(config, self.device) and model.patch_embedding.weight.dtype == torch.float32:
             half = replace(exact, param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        for part in (*model.blocks, model.head):
-            fully_shard(part, mesh=mesh, mp_policy=half)
-        # the rest is small; resharded after a pass, since the average's is never followed by a backward one
-        fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
+        # gathered once a step, and kept for the backward pass; none follows a pass of the average
+        trained = any(weight.requires_grad for weight in model.parameters())
+        for parts in _together(model):
+            fully_shard(parts, mesh=mesh, mp_policy=half, reshard_after_forward=not trained)
+        fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=not trained)  # what is left is small
 
     def network(self, model: NiT) -> nn.Module:
         """What passes go through that are launched kernel by kernel."""
@@ -121,6 +123,20 @@ class Team:
             gathered = NiT(model.config, attention=model.attention, kernels=model.kernels)
         gathered.load_state_dict(weights, assign=True)
         return gathered.eval().requires_grad_(False)
+
+
+def _together(model: NiT) -> list[list[nn.Module]]:
+    """Consecutive blocks, and the head, that FSDP2 gathers and reduces in one go, of at most `TOGETHER` parameters."""
+    groups: list[list[nn.Module]] = []
+    room = 0
+    for part in (*model.blocks, model.head):
+        size = sum(weight.numel() for weight in part.parameters())
+        if size > room:
+            groups.append([])
+            room = TOGETHER
+        groups[-1].append(part)
+        room -= size
+    return groups
 
 
 def local(tensor: Tensor) -> Tensor:
