@@ -16,7 +16,7 @@ from anyres.model import elementwise
 from anyres.model.layers import Conditioner
 from anyres.packing.draws import DrawsConfig
 from anyres.packing.plan import PackingConfig
-from anyres.train import checkpoint, loop, update
+from anyres.train import checkpoint, distributed, loop, update
 from anyres.train.config import HeldOutConfig, PicturesConfig, TrainConfig
 from anyres.train.loop import train
 from tests.distributed.processes import together
@@ -117,6 +117,17 @@ def test_the_update_in_two_passes_is_the_same_on_all_weights_and_on_parts(
     assert same(tmp_path / "run", alone)
 
 
+@pytest.mark.slow
+def test_copies_in_bfloat16_train_the_same_whole_and_in_parts(data: Path, tmp_path: Path) -> None:
+    """One pack a process, so that the update writes a copy; both go on from a checkpoint, which has none."""
+    pytest.importorskip("triton")
+    for parallel in ("ddp", "fsdp"):
+        for steps in (4, 6):
+            config = plan(data, steps=steps, packs_per_step=2, precision="bfloat16", parallel=parallel)
+            together(2, trained_by_kernels, config, data, tmp_path / parallel)
+    assert same(tmp_path / "fsdp", tmp_path / "ddp")
+
+
 def trained_by_kernels(config: TrainConfig, data: Path, out: Path) -> Any:
     from anyres.train.kernels import adamw
 
@@ -160,6 +171,17 @@ def test_two_processes_recompute_blocks(
     config = plan(data, parallel=parallel, recomputed_blocks=recomputed)
     together(2, trained, config, data, tmp_path / "run")
     assert same(tmp_path / "run", alone)
+
+
+def test_blocks_are_gathered_one_by_one_where_they_are_large(data: Path, alone: Path, tmp_path: Path) -> None:
+    config = plan(data, parallel="fsdp", recomputed_blocks=1)
+    together(2, one_by_one, config, data, tmp_path / "run")
+    assert same(tmp_path / "run", alone)
+
+
+def one_by_one(config: TrainConfig, data: Path, out: Path) -> Any:
+    distributed.TOGETHER = 1
+    return trained(config, data, out)
 
 
 def test_a_run_goes_on_in_another_number_of_processes(data: Path, alone: Path, tmp_path: Path) -> None:

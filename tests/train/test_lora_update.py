@@ -25,7 +25,8 @@ class Trained:
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=1.0, betas=OPTIMIZER.betas, eps=OPTIMIZER.eps, fused=True)
         parts = (self.model, self.average, optimizer, OPTIMIZER)
-        self.update = FusedUpdate(*parts, dtype) if kind is FusedUpdate else Update(*parts)
+        used = self.model if dtype == torch.float32 else copy.deepcopy(self.model).to(dtype)
+        self.update = FusedUpdate(*parts, used) if kind is FusedUpdate else Update(*parts)
 
     def steps(self, count: int) -> None:
         for number in range(1, count + 1):

@@ -42,7 +42,8 @@ class Trained:
             fused=True,
         )
         parts = (self.model, self.average, self.optimizer, OPTIMIZER)
-        self.update = FusedUpdate(*parts, dtype) if kind is FusedUpdate else Update(*parts)
+        used = self.model if dtype == torch.float32 else copy.deepcopy(self.model).to(dtype)
+        self.update = FusedUpdate(*parts, used) if kind is FusedUpdate else Update(*parts)
 
     def step(self, number: int, gradients: list[Tensor], loss: float = 1.0) -> Applied:
         for weight, gradient in zip(self.update.network.parameters(), gradients, strict=True):

@@ -144,14 +144,15 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "tokens width"],
         branch: Branch | None,
-        modulation: Float[Tensor, "images 6 width"],
+        condition: Float[Tensor, "images width"],
         pack: PackContext,
     ) -> tuple[Float[Tensor, "tokens width"], Branch | None]:
-        """Tokens, the branch of the block before, the modulation of each image → tokens, and the branch of the MLP.
+        """Tokens, the branch of the block before, the condition of each image → tokens, and the branch of the MLP.
 
         A recomputed block adds its branch itself, so that one tensor is kept instead of two; all blocks before it have
         to be recomputed ones, too.
         """
+        modulation = self.modulation(condition)
         if not self.recomputed:
             return self._parts(x, branch, modulation, pack)
         assert branch is None, "the blocks before a recomputed one are recomputed"  # noqa: S101
@@ -187,11 +188,11 @@ class Head(nn.Module):
         self,
         x: Float[Tensor, "tokens width"],
         branch: Branch | None,
-        modulation: Float[Tensor, "images 2 width"],
+        condition: Float[Tensor, "images width"],
         pack: PackContext,
     ) -> Float[Tensor, "tokens values"]:
-        """Tokens, the last block's branch, the modulation → velocities, (channels, patch, patch) flattened."""
-        shift, scale = modulation.unbind(1)
+        """Tokens, the last block's branch, the conditions → velocities, (channels, patch, patch) flattened."""
+        shift, scale = self.modulation(condition).unbind(1)
         return self.linear(pack.elementwise.last_norm(x, branch, shift, scale))
 
     def reset_parameters(self) -> None:

@@ -105,11 +105,11 @@ class NiT(nn.Module):
         condition = self.conditioner(t, labels)
         x, branch, projected = self.patch_embedding(tokens), None, None
         for number, block in enumerate(cast(Iterable[Block], self.blocks), start=1):
-            x, branch = block(x, branch, block.modulation(condition), pack)
+            x, branch = block(x, branch, condition, pack)
             if projection and number == self._projector_config().after_block:
                 tapped = x if branch is None else pack.elementwise.add(x, branch)
                 projected = self.projector(tapped) if self.projector is not None else None
-        velocity = self.head(x, branch, self.head.modulation(condition), pack)
+        velocity = self.head(x, branch, condition, pack)
         return velocity if projected is None else Prediction(velocity, projected)
 
     def prepare(self, layout: PackLayout, scaling: RotaryScaling | None = None) -> PackContext:

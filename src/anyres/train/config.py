@@ -204,7 +204,7 @@ class TrainConfig:
     attention: str = "auto"
     """Attention backend: auto, reference, sdpa, varlen, flex or triton."""
     cuda_graph: Literal["auto", "on", "off"] = "auto"
-    """Record the step once and replay it: one launch a pack; "auto" does on a GPU with all weights."""
+    """Record the step once and replay it: one launch a pack; "auto" does on a GPU where it can."""
     recomputed_blocks: int = 0
     """Activation checkpointing: of the first so many blocks only the input is kept for the backward pass, which
     computes the rest anew. Less memory, at most a third more work; depth − 1 saves all that can be saved."""

@@ -21,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import BackendError, ConfigError
 from ..model.config import NiTConfig
-from ..model.layers import Block
 from ..model.nit import NiT
 from ..ranks import Ranks, meeting_store
 from ..shapes import Tensor
@@ -32,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 WAIT = timedelta(minutes=30)  # of one process for the others, such as while one of them makes pictures
 STATE_BYTES = 20  # of a parameter: weight, average, two moments, gradient
+TOGETHER = 2**30  # parameters
 DDP_SHARE = 0.25  # of a GPU's memory that they may take before "auto" shards them
 
 
@@ -67,20 +67,19 @@ class Team:
         """Where weights are sharded: keep this process's part of the model's, in place."""
         if not self.sharded:
             return
-        # the modulation's output is a view, and nothing writes to it
+        # what a block gives may be a view, and nothing writes to it
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view", category=UserWarning)
         mesh = init_device_mesh(self.device.type, (self.size,))
         # rotary tables and times are float32 and stay so: inputs are not cast
-        exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-        half = replace(exact, param_dtype=torch.bfloat16) if in_bfloat16(config, self.device) else exact
-        for block in model.blocks:
-            assert isinstance(block, Block)  # noqa: S101
-            fully_shard(block.modulation, mesh=mesh, mp_policy=half)  # called by itself, before its block
-            fully_shard(block, mesh=mesh, mp_policy=half)
-        fully_shard(model.head.modulation, mesh=mesh, mp_policy=half)
-        fully_shard(model.head, mesh=mesh, mp_policy=half)
-        # the rest is small; resharded after a pass, since the average's is never followed by a backward one
-        fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
+        exact = MixedPrecisionPolicy(cast_forward_inputs=False)
+        half = exact
+        if in_bfloat16(config, self.device) and model.patch_embedding.weight.dtype == torch.float32:
+            half = replace(exact, param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        # gathered once a step, and kept for the backward pass; none follows a pass of the average
+        trained = any(weight.requires_grad for weight in model.parameters())
+        for parts in _together(model):
+            fully_shard(parts, mesh=mesh, mp_policy=half, reshard_after_forward=not trained)
+        fully_shard(model, mesh=mesh, mp_policy=exact, reshard_after_forward=not trained)  # what is left is small
 
     def network(self, model: NiT) -> nn.Module:
         """What passes go through that are launched kernel by kernel."""
@@ -124,6 +123,20 @@ class Team:
             gathered = NiT(model.config, attention=model.attention, kernels=model.kernels)
         gathered.load_state_dict(weights, assign=True)
         return gathered.eval().requires_grad_(False)
+
+
+def _together(model: NiT) -> list[list[nn.Module]]:
+    """Consecutive blocks, and the head, that FSDP2 gathers and reduces in one go, of at most `TOGETHER` parameters."""
+    groups: list[list[nn.Module]] = []
+    room = 0
+    for part in (*model.blocks, model.head):
+        size = sum(weight.numel() for weight in part.parameters())
+        if size > room:
+            groups.append([])
+            room = TOGETHER
+        groups[-1].append(part)
+        room -= size
+    return groups
 
 
 def local(tensor: Tensor) -> Tensor:

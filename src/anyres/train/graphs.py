@@ -33,7 +33,7 @@ def records(config: TrainConfig, device: torch.device) -> bool:
     if missing and config.cuda_graph == "on":
         raise BackendError(
             f"cuda_graph = 'on' needs {missing}",
-            wanted="a CUDA device, attention by varlen or triton, and in several processes --parallel ddp",
+            wanted="a CUDA device, attention by varlen or triton, and with FSDP2 torch 2.11 or newer",
             fix="use --cuda-graph auto or off",
         )
     return missing is None
@@ -43,8 +43,9 @@ def _missing(config: TrainConfig, device: torch.device) -> str | None:
     if device.type != "cuda":
         return f"a CUDA device, and this run is on {device.type}"
     processes = Ranks.from_environment().world
-    if processes > 1 and shards(config, device):
-        return f"whole weights in each process, and this run shards them among {processes}"
+    # FSDP2's copies read page-locked memory, which older ones do not keep for a recording
+    if processes > 1 and shards(config, device) and torch.__version__ < "2.11":
+        return f"torch 2.11 to shard weights among {processes} processes, and this is {torch.__version__}"
     dtype = torch.bfloat16 if in_bfloat16(config, device) else torch.float32
     backend = pick_backend(config.attention, device, dtype)
     return None if backend in STATIC_BACKENDS else f"attention by varlen or triton, and this run has {backend}"
@@ -53,17 +54,19 @@ def _missing(config: TrainConfig, device: torch.device) -> str | None:
 class GraphedGradient:
     """The gradient of consecutive packs, left in the weights; each pack is one launch.
 
-    Of several processes, the last pack's recording sums the gradients of all.
+    Of several processes, the last pack's recording sums the gradients of all; where weights are sharded, each pack's
+    does, with the gathering of weights in it.
 
     Args:
         model: the network, on a CUDA device.
         config: the run's.
-        team: the processes that train together, each with all weights.
+        team: the processes that train together.
     """
 
     def __init__(self, model: NiT, config: TrainConfig, team: Team) -> None:
         self._model, self._config = model, config
-        self._exchange = Exchange(model) if team.size > 1 else None
+        self._exchange = Exchange(model) if team.size > 1 and not team.sharded else None
+        self._averaged = team.size if team.sharded else 1  # so many processes' gradients are averaged, not summed
         # whether a replay adds to the gradient; with one pack a process it overwrites it, a pass less
         self._accumulates = config.packs_per_step > team.size
         self._recordings: dict[bool, tuple[torch.cuda.CUDAGraph, LossSums]] = {}  # by whether gradients are exchanged
@@ -79,7 +82,7 @@ class GraphedGradient:
         """
         if self._pack is None or (self._pack.teacher is None) != (packs[0].teacher is None):
             self._record(packs[0])  # once more where the alignment with a teacher ends
-        self._share.fill_(1 / weight)
+        self._share.fill_(self._averaged / weight)
         if self._accumulates:
             self._model.zero_grad(set_to_none=False)
         return [self._replay(pack, last=pack is packs[-1]) for pack in packs]

@@ -15,7 +15,7 @@ from .base import begin_from
 from .config import TrainConfig
 from .distributed import Team
 from .graphs import GraphedGradient, records
-from .update import Update, update_for
+from .update import Update, network_for, update_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,8 @@ class TrainState:
         average = copy.deepcopy(model)
         model.recompute(config.recomputed_blocks)
         model, average = model.to(device).train(), average.to(device).eval().requires_grad_(False)
-        for one in (model, average):
+        network = network_for(model, config, team)
+        for one in dict.fromkeys((model, network, average)):
             team.spread(one, config)
         settings = config.optimizer
         optimizer = torch.optim.AdamW(
@@ -93,17 +94,17 @@ class TrainState:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        update = update_for(model, average, optimizer, config, team)
+        update = update_for(model, network, average, optimizer, config, team)
         recorded = records(config, device)  # the exchange of gradients too
         return cls(
             model=model,
             average=average,
             optimizer=optimizer,
             update=update,
-            network=update.network if recorded else team.network(update.network),
+            network=network if recorded else team.network(network),
             progress=Progress(),
             team=team,
-            graphed=GraphedGradient(update.network, config, team) if recorded else None,
+            graphed=GraphedGradient(network, config, team) if recorded else None,
         )
 
     def release(self) -> None:

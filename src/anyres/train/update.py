@@ -6,7 +6,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -108,8 +108,8 @@ class FusedUpdate(Update):
         average: the average of its weights, in float32.
         optimizer: AdamW over the model's parameters.
         config: the optimizer's.
-        dtype: that the network computes in. In another one than float32 it is a copy of the model, which the update
-            writes beside the weights themselves: no pass needs to convert weights or gradients then.
+        network: what computes the loss, by default the model. A copy in another dtype is written by the update beside
+            the weights themselves: no pass needs to convert weights or gradients then.
         team: the processes that train together; by default this one alone.
     """
 
@@ -119,12 +119,11 @@ class FusedUpdate(Update):
         average: NiT,
         optimizer: torch.optim.Optimizer,
         config: OptimizerConfig,
-        dtype: torch.dtype = torch.float32,
+        network: NiT | None = None,
         team: Team | None = None,
     ) -> None:
         super().__init__(model, average, optimizer, config, team)
-        if dtype != torch.float32:
-            self.network = copy.deepcopy(model).to(dtype)
+        self.network = network or model
         self._rows: list[list[int]] = []
         self._table: Any = None  # kernels.adamw.Table; Triton is imported only where it is used
 
@@ -174,7 +173,17 @@ class FusedUpdate(Update):
             yield {name: local(tensor) for name, tensor in tensors.items()}
 
 
-def update_for(model: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: TrainConfig, team: Team) -> Update:
+def network_for(model: NiT, config: TrainConfig, team: Team) -> NiT:
+    """What computes the loss: a copy in bfloat16 where the update keeps one, else the model itself."""
+    fused = pick_kernels(model.kernels, model.device) == "triton"
+    # gradients of several packs are added up in the network's dtype
+    half = in_bfloat16(config, model.device) and config.packs_per_step == team.size
+    return copy.deepcopy(model).to(torch.bfloat16) if fused and half else model
+
+
+def update_for(
+    model: NiT, network: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: TrainConfig, team: Team
+) -> Update:
     """The update that runs best where the model is.
 
     Raises:
@@ -193,16 +202,10 @@ def update_for(model: NiT, average: NiT, optimizer: torch.optim.Optimizer, confi
             wanted="one pack a step: the 8-bit form of float32 weights is not right on GPUs yet",
             fix="use --packs-per-step 1 with a larger --packing.budget, or --precision bfloat16",
         )
-    update = _update_for(model, average, optimizer, config, team)
+    if pick_kernels(model.kernels, model.device) == "triton":
+        update: Update = FusedUpdate(model, average, optimizer, config.optimizer, network, team)
+    else:
+        update = Update(model, average, optimizer, config.optimizer, team)
     if eight:
-        cast(NiT, update.network).use_float8(training=True)
+        network.use_float8(training=True)
     return update
-
-
-def _update_for(model: NiT, average: NiT, optimizer: torch.optim.Optimizer, config: TrainConfig, team: Team) -> Update:
-    if pick_kernels(model.kernels, model.device) != "triton":
-        return Update(model, average, optimizer, config.optimizer, team)
-    # sharded weights are converted as they are gathered; gradients of several packs are added up in the network's dtype
-    half = in_bfloat16(config, model.device) and config.packs_per_step == team.size and not team.sharded
-    dtype = torch.bfloat16 if half else torch.float32
-    return FusedUpdate(model, average, optimizer, config.optimizer, dtype, team)
