@@ -47,8 +47,14 @@ def test_norms_write_what_they_give_in_8_bits() -> None:
     checks.check_norms("cuda", BFLOAT16)
 
 
-def test_columns_are_the_rows_at_one_scale() -> None:
-    checks.check_columns("cuda")
+@pytest.mark.parametrize(("height", "widths"), [(37, (48, 208)), (16346, (1152, 3456))])
+def test_columns_are_the_rows_at_one_scale(height: int, widths: tuple[int, int]) -> None:
+    checks.check_columns("cuda", height, widths)
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_the_gradient_of_heads_in_8_bits(normed: bool) -> None:
+    checks.check_heads(normed, "cuda", heads=16, dim=72)
 
 
 def test_a_product_over_rows() -> None:
@@ -56,7 +62,7 @@ def test_a_product_over_rows() -> None:
 
 
 @pytest.mark.parametrize("width", [32, 1152])
-@pytest.mark.parametrize("name", ["branch", "mlp", "heads", "norm"])
+@pytest.mark.parametrize("name", ["branch", "mlp", "heads", "attended", "norm"])
 def test_each_function_is_the_plain_one_up_to_the_rounding(name: str, width: int) -> None:
     checks.check_function(name, "cuda", BFLOAT16, 0.08, width)
 

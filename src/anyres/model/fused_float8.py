@@ -16,10 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from ..packing.pack import PackLayout
 from ..shapes import Tensor
-from .elementwise import NORM_EPS, Branch, Tokens, Vectors
+from .attention import AttentionPlan, Tiled
+from .elementwise import NORM_EPS, Branch, QkvProjection, Tokens, Vectors
 from .float8 import Float8Weights, Map
-from .fused import FusedElementwise
-from .kernels import float8, norms
+from .fused import Attended, FusedElementwise
+from .kernels import attention, float8, norms, rotation
 from .kernels.pieces import Pieces
 from .rows import Rows, product, product_over_rows
 
@@ -41,6 +42,12 @@ class Float8Elementwise(FusedElementwise):
         maps = self._weights[up], self._weights[down]
         return Branch(_Mlp.apply(x, up.weight, up.bias, down.weight, *maps, self._made), down.bias.clone(), gate)
 
+    def attended(self, x: Tokens, projection: QkvProjection, plan: AttentionPlan) -> Tokens:
+        """See `Elementwise.attended`."""
+        if isinstance(plan, Tiled) and torch.is_grad_enabled():
+            return _Attended.apply(self._made, plan.tiles, *self._projected(x, projection)).flatten(1)
+        return super().attended(x, projection, plan)
+
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """See `Elementwise.norm`; the normalised tokens are there in 8 bits alone."""
         if branch is None:
@@ -55,6 +62,11 @@ class Float8Elementwise(FusedElementwise):
 
     def _product(self, x: Tensor, linear: nn.Linear, bias: Tensor | None = None) -> Tensor:
         return _Product.apply(x, linear.weight, bias, self._weights[linear], self._made)
+
+
+def _nowhere(like: Tensor) -> Tensor:
+    """What stands for a tensor that is there in 8 bits alone has no memory: not a number, if it were read after all."""
+    return like.new_full((), math.nan).expand(like.shape)
 
 
 class _Made:
@@ -96,7 +108,7 @@ class _Product(torch.autograd.Function):
 def _gradients(d_out: Rows, x: Rows, weight: Tensor, of_map: Map, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Of a product's input and weight, from its own."""
     assert of_map.columns is not None, "weights for training"  # noqa: S101
-    d_weight = product_over_rows(float8.columns_of(d_out), float8.columns_of(x), dtype)
+    d_weight = product_over_rows(*float8.columns_of(d_out, x), dtype)
     return product(d_out, of_map.columns, dtype), d_weight.to(weight.dtype)
 
 
@@ -125,6 +137,28 @@ class _Mlp(torch.autograd.Function):
         return d_x, d_up, d_up_bias, d_down, None, None, None
 
 
+class _Attended(Attended):
+    """As in `fused.py`, with the gradient of queries, keys and values in 8 bits alone."""
+
+    @staticmethod
+    def forward(ctx: Any, made: _Made, *given: Any) -> Tensor:
+        ctx.made = made
+        return Attended.forward(ctx, *given)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        product, cos, sin, q, k, out, lse, *affine = ctx.saved_tensors
+        v, d_v = product.view(len(product), 3, *q.shape[1:])[:, 2], torch.empty_like(q)
+        grads = attention.backward(d_out, q, k, v, out, lse, ctx.tiles, d_v)
+        weights = rotation.Norms(*affine) if affine else None
+        rows, d_bias, d_norms = rotation.backward_rows(grads.q, grads.k, d_v, product, weights, cos, sin, ctx.eps)
+        d_bias = torch.cat([d_bias, grads.sum_v.sum(0).flatten()])
+        d_product = ctx.made.remember(_nowhere(product), rows)
+        d_norms = () if d_norms is None else d_norms.to(affine[0].dtype).unbind(0)
+        return None, None, d_product, d_bias, None, None, None, *d_norms
+
+
 class _AddNorm(torch.autograd.Function):
     """As in `fused.py`, with the normalised tokens and the product's gradient in 8 bits."""
 
@@ -146,8 +180,7 @@ class _AddNorm(torch.autograd.Function):
         out, _ = norms.forward(x, addend, affine, image_index, NORM_EPS, rows)
         ctx.save_for_backward(out, *addend, *affine)
         ctx.pieces, ctx.made = pieces, made
-        # what stands for the normalised tokens has no memory: not a number anywhere, if it were read after all
-        return out, x.new_full((), math.nan).expand(x.shape)
+        return out, _nowhere(x)
 
     @staticmethod
     @once_differentiable
