@@ -75,9 +75,11 @@ def test_a_projection_sees_what_is_there_in_8_bits_alone() -> None:
     checks.check_projection("cuda", BFLOAT16)
 
 
-def test_a_run_is_one_of_bfloat16_to_rounding_and_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packs_per_step", [1, 2])
+def test_a_run_is_one_of_bfloat16_to_rounding_and_resumes(packs_per_step: int, tmp_path: Path) -> None:
+    """Gradients of several packs are added up in float32, of weights in float32."""
     data = dataset(tmp_path, multiple_of_cells=2)
-    config = settings(data, steps=12, packs_per_step=1)
+    config = settings(data, steps=12, packs_per_step=packs_per_step)
     for precision in ("bfloat16", "float8"):
         train(replace(config, precision=precision), data, tmp_path / precision, device="cuda")
     for steps in (5, 12):
