@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..rows import Columns, Rows
-from .gelu import _gate
+from .gelu import _gate, _slope
 from .pieces import sum_rows
 
 GREATEST = tl.constexpr(448.0)  # that e4m3 can hold
@@ -238,10 +238,3 @@ def _gelu_backward(
     tl.store(to + cols, total)
     if REST:
         tl.store(to + more, total_rest, mask=more < width)
-
-
-@triton.jit
-def _slope(u):
-    """The derivative of gelu."""
-    gate = _gate(u)
-    return gate + u * gate * (1 - gate) * (1.5957691216057308 * (1 + 0.134145 * u * u))
