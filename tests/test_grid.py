@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anyres.errors import ConfigError, DataError
-from anyres.grid import Cells, Grid, Size, coordinates, native_size, patchify, unpatchify
+from anyres.grid import Cells, Grid, Size, coordinates, native_size, patchify, unpatchify, unpatchify_each
 
 RELEASED = json.loads((Path(__file__).parent / "golden" / "resize.json").read_text())
 sides = st.integers(1, 6)
@@ -57,6 +57,15 @@ def test_unpatchify_inverts_patchify(height: int, width: int, patch: int, channe
     as_map = unpatchify(tokens, grid, patch)
     assert as_map.shape == (channels, cells.height, cells.width)
     assert torch.equal(as_map.flatten(1).T, latent)
+
+
+def test_images_end_to_end_come_apart() -> None:
+    grids = [Grid(2, 3), Grid(2, 3), Grid(3, 2), Grid(2, 3), Grid(1, 1)]
+    maps = [torch.randn(4, 2 * grid.height, 2 * grid.width) for grid in grids]
+    tokens = torch.cat([patchify(each.flatten(1).T, grid.cells(2), 2) for each, grid in zip(maps, grids, strict=True)])
+    made = unpatchify_each(tokens, grids, 2)
+    assert len(made) == len(maps)
+    assert all(torch.equal(one, other) for one, other in zip(made, maps, strict=True))
 
 
 @settings(deadline=None)

@@ -10,7 +10,9 @@ Cells and tokens are in row-major order: index = row · width + column. A token'
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from einops import rearrange
@@ -192,4 +194,17 @@ def unpatchify(
     tokens: Float[Tensor, "tokens values"], grid: Grid, patch: int
 ) -> Float[Tensor, "channels height width"]:
     """The tokens of one image → its latent as a (channels, cells high, cells wide) map."""
-    return rearrange(tokens, "(h w) (c p q) -> c (h p) (w q)", h=grid.height, w=grid.width, p=patch, q=patch)
+    return unpatchify_each(tokens, [grid], patch)[0]
+
+
+def unpatchify_each(
+    tokens: Float[Tensor, "tokens values"], grids: Sequence[Grid], patch: int
+) -> list[Float[Tensor, "channels height width"]]:
+    """The tokens of images end to end → the latent of each; neighbours of one grid in one pass."""
+    runs = [(grid, len(list(same))) for grid, same in groupby(grids)]
+    layout = "(n h w) (c p q) -> n c (h p) (w q)"
+    return [
+        latent
+        for part, (grid, count) in zip(tokens.split([grid.tokens * count for grid, count in runs]), runs, strict=True)
+        for latent in rearrange(part, layout, n=count, h=grid.height, w=grid.width, p=patch, q=patch).unbind(0)
+    ]

@@ -24,7 +24,13 @@ def generator(*address: Address) -> np.random.Generator:
 
 def normal(shape: tuple[int, ...], *address: Address) -> Float[Tensor, "..."]:
     """Standard normal float32 draws on the host."""
-    return torch.from_numpy(generator(*address).standard_normal(shape, dtype=np.float32))
+    return fill_normal(torch.empty(shape), *address)
+
+
+def fill_normal(out: Float[Tensor, "..."], *address: Address) -> Float[Tensor, "..."]:
+    """The same draws, written into a contiguous float32 tensor on the host."""
+    generator(*address).standard_normal(out=out.numpy(), dtype=np.float32)
+    return out
 
 
 def uniform(shape: tuple[int, ...], *address: Address) -> Float[Tensor, "..."]:

@@ -1,8 +1,13 @@
 """Triton's kernels on a GPU: the checks of `tests/model/test_fused.py` at real widths, in float32 and bfloat16."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 
+from anyres.model.kernels import cublas
 from tests.model.test_fused import PADDED, check_heads, check_mlp, check_norms, layout_on
 
 pytestmark = pytest.mark.gpu
@@ -33,3 +38,34 @@ def test_mlp(inner: int, dtype: torch.dtype, tolerance: float) -> None:
 @pytest.mark.parametrize("normed", [True, False])
 def test_heads(heads: int, dim: int, normed: bool, dtype: torch.dtype, tolerance: float) -> None:
     check_heads(heads, dim, normed, layout_on("cuda"), "cuda", dtype=dtype, tolerance=tolerance)
+
+
+GELUS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Any]] = {
+    "forward": lambda x, up, bias, _: [cublas.linear_gelu(x, up, bias)],
+    "keeping": lambda x, up, bias, _: cublas.linear_gelu_keeping(x, up, bias),
+    "gradient": lambda x, up, _, before: [cublas.gelu_gradient(x, up.t().contiguous(), before)],
+}
+
+
+@pytest.mark.parametrize("name", GELUS)
+def test_whichever_algorithm_is_chosen_the_bits_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = (1000, 1152), (4608, 1152), (4608,), (1000, 4608)
+    x, up, bias, before = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for shape in shapes)
+    plans: list[Any] = []
+    make = cublas._Plan
+
+    def plan(*arguments: Any) -> Any:
+        plans.append(make(*arguments))
+        return plans[-1]
+
+    monkeypatch.setattr(cublas, "_Plan", plan)
+    cublas._plan.cache_clear()
+    first = GELUS[name](x, up, bias, before)
+    with cublas.choosing():
+        GELUS[name](x, up, bias, before)
+    (made,) = plans
+    assert made.chosen
+    assert len(made.algorithms) > 1
+    for algorithm in made.algorithms:
+        made.algorithm = algorithm
+        assert all(torch.equal(one, other) for one, other in zip(GELUS[name](x, up, bias, before), first, strict=True))

@@ -217,15 +217,15 @@ def check_heads(normed: bool, device: str, heads: int = 3, dim: int = 12) -> Non
     product = torch.randn(tokens, 3 * heads * dim, device=device)
     weights = rotation.Norms(*torch.randn(4, dim, device=device)) if normed else None
     rotary = rotary_tables(layout, dim, "row_major")
-    given = product, weights, rotary.cos, rotary.sin
-    exact = torch.empty_like(product)
+    given = product, weights, rotary.cos, rotary.sin, 1e-5
+    exact, biases = torch.empty_like(product), torch.zeros(2, product.shape[1], device=device)
     exact.view(tokens, 3, heads, dim)[:, 2] = d_v
-    sums = rotation.backward(d_q, d_k, *given, eps=1e-5, d_product=exact)
-    rows, *found = rotation.backward_rows(d_q, d_k, d_v, *given, eps=1e-5)
+    wanted = rotation.backward(d_q, d_k, *given, exact, biases[0])
+    rows, found = rotation.backward_rows(d_q, d_k, d_v, *given, biases[1])
     assert_rounded(rows, exact)
-    for one, other in zip(sums, found, strict=True):
-        assert (one is None) == (other is None)
-        assert one is None or (one - other).norm() <= 1e-5 * one.norm()
+    assert (biases[0] - biases[1]).norm() <= 1e-5 * biases[0].norm() > 0
+    assert (wanted is None) == (found is None) == (not normed)
+    assert wanted is None or (wanted - found).norm() <= 1e-5 * wanted.norm()
 
 
 Function = Callable[..., tuple[Tensor, ...]]

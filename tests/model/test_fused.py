@@ -20,6 +20,7 @@ from anyres.packing.pack import PackLayout, PackShape
 
 pytest.importorskip("triton")
 
+from anyres.model.kernels import sums
 from anyres.model.kernels.attention import tiles
 
 GRIDS = [Grid(1, 1), Grid(5, 13), Grid(1, 3), Grid(2, 2)]
@@ -156,6 +157,15 @@ def test_a_network_is_the_same_with_kernels(rank: int | None, recomputed: int) -
     least = 1e-2 * max(float(weight.grad.norm()) for weight in plain.parameters())
     for (name, one), other in zip(plain.named_parameters(), fused.parameters(), strict=True):
         assert (one.grad - other.grad).norm() <= 1e-4 * max(float(one.grad.norm()), least), name
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 7), (40, 300), (512, 33), (513, 129), (1600, 130)])
+def test_sums_over_rows(rows: int, width: int) -> None:
+    values = torch.randn(rows, width)
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 4e-3)):
+        made = sums.over_rows(values, torch.empty(width, dtype=dtype))
+        exact = values.double().sum(0)
+        assert (made.double() - exact).norm() <= tolerance * exact.norm()
 
 
 def test_equal_inputs_give_equal_bits() -> None:

@@ -15,7 +15,7 @@ from ..packing.pack import PackLayout
 from ..shapes import Float, Tensor
 from .attention import AttentionPlan, Tiled
 from .elementwise import NORM_EPS, Branch, Elementwise, Heads, QkvProjection, Tokens, Vectors
-from .kernels import attention, cublas, forward_attention, gelu, norms, rotation
+from .kernels import attention, cublas, forward_attention, gelu, norms, rotation, sums
 from .kernels.attention import Tiles
 from .kernels.pieces import Pieces, cut
 
@@ -46,8 +46,7 @@ class FusedElementwise(Elementwise):
         if alike and cublas.usable(x, len(up.bias)):
             if torch.is_grad_enabled():
                 return Branch(_Mlp.apply(x, up.weight, up.bias, down.weight), down.bias.clone(), gate)
-            inner = torch.ops.aten._addmm_activation.default(up.bias, x, up.weight.t(), use_gelu=True)
-            return self.branch(inner, down, gate)
+            return self.branch(cublas.linear_gelu(x, up.weight, up.bias), down, gate)
         return self.branch(_BiasGelu.apply(F.linear(x, up.weight), up.bias), down, gate)
 
     def attended(self, x: Tokens, projection: QkvProjection, plan: AttentionPlan) -> Float[Tensor, "tokens inner"]:
@@ -172,7 +171,7 @@ class _Mlp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor) -> Tensor:
-        inner, before = cublas.linear_gelu(x, up, up_bias)
+        inner, before = cublas.linear_gelu_keeping(x, up, up_bias)
         ctx.save_for_backward(x, up, down, inner, before)
         return F.linear(inner, down)
 
@@ -182,9 +181,8 @@ class _Mlp(torch.autograd.Function):
         x, up, down, inner, before = ctx.saved_tensors
         d_out = d_out.contiguous()
         d_before = cublas.gelu_gradient(d_out, down, before)
-        d_down = d_out.t() @ inner
-        d_up, d_up_bias = cublas.weight_gradients(d_before, x)
-        return d_before @ up, d_up, d_up_bias, d_down
+        d_up_bias = sums.over_rows(d_before, d_before.new_empty(d_before.shape[1]))
+        return d_before @ up, d_before.t() @ x, d_up_bias, d_out.t() @ inner
 
 
 class _Heads(torch.autograd.Function):
@@ -192,10 +190,10 @@ class _Heads(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, product: Tensor, _bias: Tensor, cos: Tensor, sin: Tensor, eps: float, *affine: Tensor
+        ctx: Any, product: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, eps: float, *affine: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(product, cos, sin, *affine)
-        ctx.eps = eps
+        ctx.eps, ctx.of_bias = eps, bias.dtype
         return _heads(product, cos, sin, eps, affine)
 
     @staticmethod
@@ -204,8 +202,9 @@ class _Heads(torch.autograd.Function):
         product, cos, sin, *affine = ctx.saved_tensors
         d_product = torch.empty_like(product)
         d_product.view(len(product), 3, *d_v.shape[1:])[:, 2] = d_v
-        sum_v = d_v.sum(0, dtype=torch.float32)
-        return _heads_backward(d_q, d_k, sum_v, product, cos, sin, ctx.eps, affine, d_product)
+        d_bias = product.new_empty(product.shape[1], dtype=ctx.of_bias)
+        sums.over_rows(d_v.contiguous(), d_bias[-d_v[0].numel() :])
+        return _heads_backward(d_q, d_k, product, cos, sin, ctx.eps, affine, d_product, d_bias)
 
 
 class Attended(torch.autograd.Function):
@@ -213,13 +212,13 @@ class Attended(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, tiles: Tiles, product: Tensor, _bias: Tensor, cos: Tensor, sin: Tensor, eps: float, *affine: Tensor
+        ctx: Any, tiles: Tiles, product: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, eps: float, *affine: Tensor
     ) -> Tensor:
         """Attended values, (tokens, heads, dim)."""
         q, k, v = _heads(product, cos, sin, eps, affine)
         out, lse = attention.forward(q, k, v, tiles)
         ctx.save_for_backward(product, cos, sin, q, k, out, lse, *affine)
-        ctx.tiles, ctx.eps = tiles, eps
+        ctx.tiles, ctx.eps, ctx.of_bias = tiles, eps, bias.dtype
         return out
 
     @staticmethod
@@ -230,8 +229,9 @@ class Attended(torch.autograd.Function):
         d_product = torch.empty_like(product)
         v, d_v = (one.view(len(product), 3, *q.shape[1:])[:, 2] for one in (product, d_product))
         grads = attention.backward(d_out, q, k, v, out, lse, ctx.tiles, d_v)
-        sum_v = grads.sum_v.sum(0)
-        return None, *_heads_backward(grads.q, grads.k, sum_v, product, cos, sin, ctx.eps, affine, d_product)
+        d_bias = product.new_empty(product.shape[1], dtype=ctx.of_bias)
+        sums.over_rows(grads.sum_v, d_bias[-d_v[0].numel() :])
+        return None, *_heads_backward(grads.q, grads.k, product, cos, sin, ctx.eps, affine, d_product, d_bias)
 
 
 def _heads(
@@ -244,17 +244,15 @@ def _heads(
 def _heads_backward(
     d_q: Tensor,
     d_k: Tensor,
-    sum_v: Tensor,
     product: Tensor,
     cos: Tensor,
     sin: Tensor,
     eps: float,
     affine: Sequence[Tensor],
     d_product: Tensor,
+    d_bias: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    """Of `_Heads`' inputs; completes d_product, which has the values' part already, as `sum_v` has its sum."""
+    """Of `_Heads`' inputs; completes the gradients of the product and its bias, which have the values' part already."""
     weights = rotation.Norms(*affine) if affine else None
-    d_bias, d_norms = rotation.backward(d_q, d_k, product, weights, cos, sin, eps, d_product)
-    d_bias = torch.cat([d_bias, sum_v.flatten()])
-    # converted once and not four times
-    return d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.to(affine[0].dtype).unbind(0))
+    d_norms = rotation.backward(d_q, d_k, product, weights, cos, sin, eps, d_product, d_bias)
+    return d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.unbind(0))

@@ -20,7 +20,7 @@ from .attention import AttentionPlan, Tiled
 from .elementwise import NORM_EPS, Branch, QkvProjection, Tokens, Vectors
 from .float8 import Float8Weights, Map
 from .fused import Attended, FusedElementwise
-from .kernels import attention, float8, norms, rotation
+from .kernels import attention, float8, norms, rotation, sums
 from .kernels.pieces import Pieces
 from .rows import Rows, product, product_over_rows
 
@@ -152,11 +152,11 @@ class _Attended(Attended):
         v, d_v = product.view(len(product), 3, *q.shape[1:])[:, 2], torch.empty_like(q)
         grads = attention.backward(d_out, q, k, v, out, lse, ctx.tiles, d_v)
         weights = rotation.Norms(*affine) if affine else None
-        rows, d_bias, d_norms = rotation.backward_rows(grads.q, grads.k, d_v, product, weights, cos, sin, ctx.eps)
-        d_bias = torch.cat([d_bias, grads.sum_v.sum(0).flatten()])
+        d_bias = product.new_empty(product.shape[1], dtype=ctx.of_bias)
+        sums.over_rows(grads.sum_v, d_bias[-d_v[0].numel() :])
+        rows, d_norms = rotation.backward_rows(grads.q, grads.k, d_v, product, weights, cos, sin, ctx.eps, d_bias)
         d_product = ctx.made.remember(_nowhere(product), rows)
-        d_norms = () if d_norms is None else d_norms.to(affine[0].dtype).unbind(0)
-        return None, None, d_product, d_bias, None, None, None, *d_norms
+        return None, None, d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.unbind(0))
 
 
 class _AddNorm(torch.autograd.Function):

@@ -31,7 +31,7 @@ class PackContext:
 
 
 class Conditioner(nn.Module):
-    """Time and label → one condition vector an image."""
+    """Time and label → one condition vector an image, after the SiLU that every modulation begins with."""
 
     def __init__(self, hidden_size: int, num_classes: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Conditioner(nn.Module):
 
     def forward(self, t: Float[Tensor, "images"], labels: Int[Tensor, "images"]) -> Float[Tensor, "images width"]:
         """Times in [0, 1] and class numbers (`num_classes` is the null class) → conditions."""
-        return self.time(time_features(t).to(self.labels.weight.dtype)) + self.labels(labels)
+        return F.silu(self.time(time_features(t).to(self.labels.weight.dtype)) + self.labels(labels))
 
     def reset_parameters(self) -> None:
         """N(0, 0.02²), zero biases."""
@@ -62,9 +62,9 @@ def time_features(t: Float[Tensor, "images"]) -> Float[Tensor, "images features"
 
 
 class Modulation(nn.Module):
-    """SiLU, then a linear map from a condition to `chunks` vectors of width D: AdaLN-Zero (arXiv 2212.09748).
+    """A linear map from a condition to `chunks` vectors of width D: AdaLN-Zero (arXiv 2212.09748).
 
-    Computed once an image, not once a token.
+    Computed once an image, not once a token; the SiLU before it is the conditioner's, once for all blocks.
     """
 
     def __init__(self, hidden_size: int, chunks: int, rank: int | None) -> None:
@@ -76,7 +76,7 @@ class Modulation(nn.Module):
 
     def forward(self, condition: Float[Tensor, "images width"]) -> Float[Tensor, "images chunks width"]:
         """Conditions → modulation vectors."""
-        return self.up(self.down(F.silu(condition))).unflatten(1, (self.chunks, -1))
+        return self.up(self.down(condition)).unflatten(1, (self.chunks, -1))
 
     def reset_parameters(self) -> None:
         """Zero the output, so that every block starts as the identity."""

@@ -16,7 +16,7 @@ from ..flow.given import GivenTokens, PartlyGivenVelocity
 from ..flow.path import path_named
 from ..flow.solvers import euler, euler_maruyama, heun
 from ..flow.time import TimeShift
-from ..grid import Size, unpatchify
+from ..grid import Size, unpatchify_each
 from ..latents.autoencoder import Autoencoder, LatentScaling
 from ..model.nit import NiT
 from ..model.rope import RotaryMode
@@ -328,17 +328,18 @@ class Pipeline:
 
     def _draw(self, pack: Sequence[ImageRequest], *address: noise.Address) -> Float[Tensor, "tokens values"]:
         """Each image's noise, addressed by its own seed."""
-        values, device = self.model.config.token_values, self.model.device
-        draws = [noise.normal((request.grid.tokens, values), request.seed, *address) for request in pack]
-        return torch.cat(draws).to(device, state_dtype(device))
+        lengths, device = [request.grid.tokens for request in pack], self.model.device
+        drawn = torch.empty(sum(lengths), self.model.config.token_values)
+        for part, request in zip(drawn.split(lengths), pack, strict=True):
+            noise.fill_normal(part, request.seed, *address)
+        return drawn.to(device, state_dtype(device))
 
     def _unpacked(self, state: Float[Tensor, "tokens values"], pack: Sequence[ImageRequest]) -> list[Tensor]:
         """The state's images as maps, unscaled."""
         patch = self.model.config.patch_size
         values = rearrange(state.float(), "tokens (c cells) -> tokens cells c", cells=patch**2)
         values = rearrange(self.scaling.from_model(values), "tokens cells c -> tokens (c cells)")
-        parts = values.split([request.grid.tokens for request in pack])
-        return [unpatchify(tokens, request.grid, patch) for tokens, request in zip(parts, pack, strict=True)]
+        return unpatchify_each(values, [request.grid for request in pack], patch)
 
 
 def _check_together(model: NiT, autoencoder: Autoencoder, labels: LabelTable, scaling: LatentScaling) -> None:

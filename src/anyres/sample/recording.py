@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from ..model.attention import STATIC_BACKENDS, pick_backend
+from ..model.kernels import cublas
 from ..model.nit import NiT
 from ..model.rope import RotaryScaling
 from ..packing.pack import PackLayout
@@ -37,6 +38,8 @@ class Recording:
         self._tokens = torch.zeros(tokens, device=model.device, dtype=model.compute_dtype)
         self._t = torch.zeros(layout.shape.images, device=model.device)
         self._loaded: PackLayout | None = None
+        with torch.no_grad(), cublas.choosing():  # the algorithms of what will be repeated
+            model(self._tokens, self._t, self._labels, model.prepare(self._layout, scaling))
         # what depends on the layout alone is a recording of its own, replayed once a pack
         self._preparation, self._pass = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         with _recorded(self._preparation):

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import BackendError
 from ..model.attention import STATIC_BACKENDS, pick_backend
+from ..model.kernels import cublas
 from ..model.nit import NiT
 from ..ranks import Ranks
 from ..shapes import Float, Tensor
@@ -102,7 +103,8 @@ class GraphedGradient:
         exchanged = self._exchange is not None
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # kernels are compiled and libraries initialised outside the recording
+        # kernels are compiled, libraries initialised and algorithms chosen outside the recording
+        with torch.cuda.stream(stream), cublas.choosing():
             for _ in range(2):
                 self._model.zero_grad(set_to_none=True)
                 self._once(self._pack, exchanged=exchanged)

@@ -1,15 +1,21 @@
 """Products with a GELU in them, by cuBLASLt: what torch does not hand on of the library that it multiplies with.
 
 A product's epilogue works on its tiles while they are in registers. Forward it adds the bias, keeps the sum for the
-backward, and applies the GELU; backward it multiplies by the GELU's slope. The gradient of a bias is made by the
-product of the weight's. Each saves a pass over the widest tensors of the network.
+backward, and applies the GELU; backward it multiplies by the GELU's slope. Each saves a pass over the widest tensors of
+the network.
+
+The library advises several algorithms for a product, and the first is not always the fastest: within `choosing` each is
+timed on the product at hand. Only those are asked for that add up in one go, so that all give the same bits, and it
+does not matter to a result which one is chosen.
 
 Matrices are row-major here; the library's are column-major, so that it is asked for the transposed product.
 """
 
 import ctypes
 import functools
-from ctypes import c_float, c_int, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any, NamedTuple
 
 import torch
@@ -17,12 +23,16 @@ from torch import Tensor
 
 # cublasLt.h and library_types.h
 _LIBRARIES = ("libcublasLt.so.13", "libcublasLt.so.12")  # of the CUDA versions that torch is built with
-_FLOAT32, _COMPUTE_FLOAT32, _WORKSPACE_PREFERENCE = 0, 68, 1
-_TRANSPOSE_A, _TRANSPOSE_B, _EPILOGUE, _BIAS, _BEFORE, _BEFORE_STRIDE = 3, 4, 7, 8, 11, 12
+_FLOAT32, _COMPUTE_FLOAT32 = 0, 68
+_WORKSPACE, _REDUCTIONS = 1, 3  # preferences
+_TRANSPOSE_A, _EPILOGUE, _BIAS, _BEFORE, _BEFORE_STRIDE = 3, 7, 8, 11, 12
 _KINDS = {torch.float16: 2, torch.bfloat16: 14}
-_GELU_BIAS_KEEPING, _GELU_SLOPE, _BIAS_GRADIENT = 164, 192, 512
+_GELU_BIAS, _GELU_BIAS_KEEPING, _GELU_SLOPE = 36, 164, 192  # epilogues
 
-WORKSPACE = 32 * 2**20  # bytes, as the library advises for Hopper
+ADVISED = 8  # algorithms that the library is asked for
+REPEATS = 5  # of a product, to time an algorithm
+
+_choosing = False
 
 
 def usable(x: Tensor, width: int) -> bool:
@@ -30,11 +40,30 @@ def usable(x: Tensor, width: int) -> bool:
     return x.is_cuda and x.dtype in _KINDS and x.shape[1] % 8 == 0 and width % 8 == 0 and _library() is not None
 
 
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """(tokens, inputs), (outputs, inputs), (outputs,) → gelu(x·weightᵀ + bias), and what it is the GELU of."""
+@contextmanager
+def choosing() -> Iterator[None]:
+    """Around a pass that is to be repeated: each of its products takes the fastest algorithm from then on."""
+    global _choosing  # of all products at once, wherever in a network they are
+    before, _choosing = _choosing, True
+    try:
+        yield
+    finally:
+        _choosing = before
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(tokens, inputs), (outputs, inputs), (outputs,) → gelu(x·weightᵀ + bias)."""
+    (tokens, inputs), outputs = x.shape, len(weight)
+    out = torch.empty(tokens, outputs, device=x.device, dtype=x.dtype)
+    _multiply(_Shape(outputs, tokens, inputs, _GELU_BIAS, transpose_a=True), weight, x, out, bias=bias)
+    return out
+
+
+def linear_gelu_keeping(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and what it is the GELU of."""
     (tokens, inputs), outputs = x.shape, len(weight)
     out, before = torch.empty(2, tokens, outputs, device=x.device, dtype=x.dtype).unbind(0)
-    shape = _Shape(outputs, tokens, inputs, transpose_a=True, epilogue=_GELU_BIAS_KEEPING)
+    shape = _Shape(outputs, tokens, inputs, _GELU_BIAS_KEEPING, transpose_a=True)
     _multiply(shape, weight, x, out, bias=bias, before=before)
     return out, before
 
@@ -43,19 +72,9 @@ def gelu_gradient(d_out: Tensor, weight: Tensor, before: Tensor) -> Tensor:
     """(tokens, width) gradient of gelu(before)·weightᵀ, (width, inner) → that of `before`, (tokens, inner)."""
     (tokens, width), inner = d_out.shape, before.shape[1]
     d_before = torch.empty_like(before)
-    shape = _Shape(inner, tokens, width, epilogue=_GELU_SLOPE)
+    shape = _Shape(inner, tokens, width, _GELU_SLOPE)
     _multiply(shape, weight, d_out, d_before, before=before)
     return d_before
-
-
-def weight_gradients(d_out: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(tokens, outputs), (tokens, inputs) → gradients of the weight, (outputs, inputs), and of the bias, (outputs,)."""
-    (tokens, outputs), inputs = d_out.shape, x.shape[1]
-    d_weight = torch.empty(outputs, inputs, device=x.device, dtype=x.dtype)
-    d_bias = torch.empty(outputs, device=x.device, dtype=x.dtype)
-    shape = _Shape(inputs, outputs, tokens, transpose_b=True, epilogue=_BIAS_GRADIENT)
-    _multiply(shape, x, d_out, d_weight, bias=d_bias)
-    return d_weight, d_bias
 
 
 class _Shape(NamedTuple):
@@ -64,36 +83,53 @@ class _Shape(NamedTuple):
     rows: int
     columns: int
     inner: int
+    epilogue: int
     transpose_a: bool = False
-    transpose_b: bool = False
-    epilogue: int = 1
 
 
 class _Plan:
-    """The library's descriptions of a product, and the algorithm that it advises."""
+    """The library's description of a product, the algorithms that it advises, and the one that is taken."""
 
     def __init__(self, shape: _Shape, kind: int, handle: c_void_p) -> None:
-        self.operation, self.algorithm = c_void_p(), _Advice()
+        self.operation = c_void_p()
         _call("cublasLtMatmulDescCreate", ctypes.byref(self.operation), _COMPUTE_FLOAT32, _FLOAT32)
         self.set(_TRANSPOSE_A, c_int32(shape.transpose_a))
-        self.set(_TRANSPOSE_B, c_int32(shape.transpose_b))
         self.set(_EPILOGUE, c_int32(shape.epilogue))
         if shape.epilogue in (_GELU_BIAS_KEEPING, _GELU_SLOPE):
             self.set(_BEFORE_STRIDE, c_int64(shape.rows))
         self.a = _matrix(kind, shape.rows, shape.inner, transposed=shape.transpose_a)
-        self.b = _matrix(kind, shape.inner, shape.columns, transposed=shape.transpose_b)
-        self.out = _matrix(kind, shape.rows, shape.columns, transposed=False)
-        preference, found = c_void_p(), c_int()
+        self.b = _matrix(kind, shape.inner, shape.columns)
+        self.out = _matrix(kind, shape.rows, shape.columns)
+        self.algorithms = self._advised(handle)
+        self.algorithm, self.chosen = self.algorithms[0], False
+
+    def _advised(self, handle: c_void_p) -> list["_Advice"]:
+        preference, found, advice = c_void_p(), c_int(), (_Advice * ADVISED)()
         _call("cublasLtMatmulPreferenceCreate", ctypes.byref(preference))
-        size = c_size_t(WORKSPACE)
+        # a sum in parts would need memory for them, and have other bits
+        for attribute, value in ((_WORKSPACE, c_size_t(0)), (_REDUCTIONS, c_uint32(0))):
+            size = c_size_t(ctypes.sizeof(value))
+            _call("cublasLtMatmulPreferenceSetAttribute", preference, attribute, ctypes.byref(value), size)
         _call(
-            "cublasLtMatmulPreferenceSetAttribute", preference, _WORKSPACE_PREFERENCE, ctypes.byref(size), c_size_t(8)
-        )
-        _call(
-            "cublasLtMatmulAlgoGetHeuristic", handle, self.operation, self.a, self.b, self.out, self.out, preference, 1,
-            ctypes.byref(self.algorithm), ctypes.byref(found),
+            "cublasLtMatmulAlgoGetHeuristic", handle, self.operation, self.a, self.b, self.out, self.out, preference,
+            ADVISED, advice, ctypes.byref(found),
         )  # fmt: skip
         _call("cublasLtMatmulPreferenceDestroy", preference)
+        return list(advice[: found.value])
+
+    def choose(self, multiply: Callable[["_Advice"], None]) -> None:
+        """Take the algorithm that is fastest, by what does the product with one."""
+        times = []
+        for algorithm in self.algorithms:
+            multiply(algorithm)  # the first time a kernel is loaded
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            for _ in range(REPEATS):
+                multiply(algorithm)
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end))
+        self.algorithm, self.chosen = self.algorithms[times.index(min(times))], True
 
     def set(self, attribute: int, value: Any) -> None:
         _call(
@@ -126,15 +162,20 @@ def _multiply(
         plan.set(_BIAS, c_void_p(bias.data_ptr()))
     if before is not None:
         plan.set(_BEFORE, c_void_p(before.data_ptr()))
-    workspace = torch.empty(WORKSPACE, device=a.device, dtype=torch.uint8)
+    handle, stream = _handle(a.device.index), c_void_p(torch.cuda.current_stream(a.device).cuda_stream)
     one, zero = c_float(1), c_float(0)
-    _call(
-        "cublasLtMatmul", _handle(a.device.index), plan.operation, ctypes.byref(one),
-        c_void_p(a.data_ptr()), plan.a, c_void_p(b.data_ptr()), plan.b, ctypes.byref(zero),
-        c_void_p(out.data_ptr()), plan.out, c_void_p(out.data_ptr()), plan.out, ctypes.byref(plan.algorithm),
-        c_void_p(workspace.data_ptr()), c_size_t(WORKSPACE),
-        c_void_p(torch.cuda.current_stream(a.device).cuda_stream),
-    )  # fmt: skip
+
+    def multiply(algorithm: _Advice) -> None:
+        _call(
+            "cublasLtMatmul", handle, plan.operation, ctypes.byref(one),
+            c_void_p(a.data_ptr()), plan.a, c_void_p(b.data_ptr()), plan.b, ctypes.byref(zero),
+            c_void_p(out.data_ptr()), plan.out, c_void_p(out.data_ptr()), plan.out, ctypes.byref(algorithm),
+            c_void_p(), c_size_t(0), stream,
+        )  # fmt: skip
+
+    if _choosing and not plan.chosen:
+        plan.choose(multiply)
+    multiply(plan.algorithm)
 
 
 @functools.cache
@@ -150,7 +191,7 @@ def _handle(device: int) -> c_void_p:
     return handle
 
 
-def _matrix(kind: int, rows: int, columns: int, *, transposed: bool) -> c_void_p:
+def _matrix(kind: int, rows: int, columns: int, *, transposed: bool = False) -> c_void_p:
     if transposed:
         rows, columns = columns, rows
     matrix = c_void_p()

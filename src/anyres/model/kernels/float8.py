@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..rows import Columns, Rows
+from . import sums
 from .gelu import _gate, _slope
-from .pieces import sum_rows
 
 GREATEST = tl.constexpr(448.0)  # that e4m3 can hold
 LEAST = tl.constexpr(1e-30)  # greatest value of a row that has a scale of its own: a row of zeros has none
@@ -65,12 +65,12 @@ def gelu_forward(product: Tensor, bias: Tensor) -> Rows:
 
 
 def gelu_backward(d_out: Tensor, product: Tensor, bias: Tensor) -> tuple[Rows, Tensor]:
-    """The product's gradient and, in float32, the bias's."""
+    """The product's gradient and the bias's, in its dtype."""
     (tokens, width), rows, d_out = product.shape, Rows.empty(product.shape, product.device), d_out.contiguous()
     programs = triton.cdiv(tokens, BACKWARD["ROWS"])
     partial = torch.empty(programs, width, device=product.device, dtype=torch.float32)
     _gelu_backward[(programs,)](d_out, product, bias, *rows, partial, tokens, width, **cut_width(width), **BACKWARD)
-    return rows, sum_rows(partial)
+    return rows, sums.over_rows(partial, torch.empty_like(bias))
 
 
 def cut_width(width: int) -> dict[str, Any]:

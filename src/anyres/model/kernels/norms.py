@@ -122,23 +122,21 @@ def _contiguous(addend: Addend) -> Addend:
 
 
 @triton.jit
-def _sum(x, f, bias, gate, out, at, cols, inside, ADDEND: tl.constexpr):
-    """X' of some columns of a token, which is stored."""
-    value = tl.load(x + at + cols, mask=inside, other=0.0).to(tl.float32)
-    if ADDEND:
-        added = tl.load(f + at + cols, mask=inside, other=0.0).to(tl.float32)
-        added += tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
-        value += tl.load(gate + cols, mask=inside, other=0.0).to(tl.float32) * added
-        stored = value.to(out.dtype.element_ty)
-        tl.store(out + at + cols, stored, mask=inside)
-        value = stored.to(tl.float32)  # the norm is of what the backward will read
-    return value
+def _both(vector, cols, more, inside, REST: tl.constexpr):
+    """A vector in the two parts of `cut_width`, as it is stored."""
+    first = tl.load(vector + cols)
+    return first, tl.load(vector + more, mask=inside, other=0.0) if REST else first
 
 
 @triton.jit
-def _modulated(normed, shift, scale, cols, inside):
-    times = 1 + tl.load(scale + cols, mask=inside, other=0.0).to(tl.float32)
-    return normed * times + tl.load(shift + cols, mask=inside, other=0.0).to(tl.float32)
+def _sum(x, f, bias, gate, out):
+    """X' as it is stored: the norm is of what the backward will read."""
+    return (x.to(tl.float32) + gate.to(tl.float32) * (f.to(tl.float32) + bias.to(tl.float32))).to(out.dtype.element_ty)
+
+
+@triton.jit
+def _modulated(normed, shift, scale):
+    return normed * (1 + scale.to(tl.float32)) + shift.to(tl.float32)
 
 
 @triton.jit
@@ -147,34 +145,49 @@ def _norm_forward(
     width, gate_stride, shift_stride, scale_stride, eps,
     ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
-    """A token: its image's vectors come from the cache again and again, and no program waits for another."""
+    """A token: its image's vectors come from the cache again and again, and no program waits for another.
+
+    All loads come first, so that they are waited for once and not between the sums.
+    """
     row = tl.program_id(0).to(tl.int64)
     image = tl.load(image_index + row).to(tl.int64)
     at = row * width
-    gate, shift, scale = gate + image * gate_stride, shift + image * shift_stride, scale + image * scale_stride
     cols, more = tl.arange(0, MAIN), MAIN + tl.arange(0, REST if REST else 1)
-    inside, rest_inside = cols < width, more < width
-    value = _sum(x, f, bias, gate, out, at, cols, inside, ADDEND)
-    total, rest = tl.sum(value), value
-    if REST:
-        rest = _sum(x, f, bias, gate, out, at, more, rest_inside, ADDEND)
-        total += tl.sum(rest)
+    inside = more < width
+    value, rest = _both(x + at, cols, more, inside, REST)
+    if ADDEND:
+        f1, f2 = _both(f + at, cols, more, inside, REST)
+        bias1, bias2 = _both(bias, cols, more, inside, REST)
+        gate1, gate2 = _both(gate + image * gate_stride, cols, more, inside, REST)
     if NORM:
-        value = value - total / width
+        shift1, shift2 = _both(shift + image * shift_stride, cols, more, inside, REST)
+        scale1, scale2 = _both(scale + image * scale_stride, cols, more, inside, REST)
+    if ADDEND:
+        value = _sum(value, f1, bias1, gate1, out)
+        tl.store(out + at + cols, value)
+        if REST:
+            rest = _sum(rest, f2, bias2, gate2, out)
+            tl.store(out + at + more, rest, mask=inside)
+    if NORM:
+        value, rest = value.to(tl.float32), rest.to(tl.float32)
+        total = tl.sum(value)
+        if REST:
+            total += tl.sum(rest)
+        value -= total / width
         squares = tl.sum(value * value)
         if REST:
-            rest = tl.where(rest_inside, rest - total / width, 0.0)
+            rest = tl.where(inside, rest - total / width, 0.0)
             squares += tl.sum(rest * rest)
         inverse = 1 / tl.sqrt(squares / width + eps)
-        value = _modulated(value * inverse, shift, scale, cols, inside)
+        value = _modulated(value * inverse, shift1, scale1)
         if REST:
-            rest = _modulated(rest * inverse, shift, scale, more, rest_inside)
+            rest = _modulated(rest * inverse, shift2, scale2)
         if EIGHT:
             store_row(row_values, row_scales, row, width, value, rest, MAIN, REST)
         else:
             tl.store(h + at + cols, value.to(h.dtype.element_ty))
             if REST:
-                tl.store(h + at + more, rest.to(h.dtype.element_ty), mask=rest_inside)
+                tl.store(h + at + more, rest.to(h.dtype.element_ty), mask=inside)
 
 
 @triton.jit

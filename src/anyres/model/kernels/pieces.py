@@ -97,22 +97,3 @@ def _weighted_sum(weights, vectors, out, images, width, stride, STEP: tl.constex
         weight = tl.load(weights + rows[:, None] * stride + cols[None, :], mask=here, other=0.0).to(tl.float32)
         total += tl.sum(weight * tl.load(vectors + rows[:, None] * width + cols[None, :], mask=here, other=0.0), axis=0)
     tl.store(out + cols, total.to(out.dtype.element_ty), mask=cols < width)
-
-
-def sum_rows(vectors: Tensor) -> Tensor:
-    """(rows, width) float32 → the sum of the rows, (width,)."""
-    rows, width = vectors.shape
-    out = torch.empty(width, device=vectors.device, dtype=torch.float32)
-    _sum_rows[(triton.cdiv(width, 32),)](vectors, out, rows, width, STEP=128, BLOCK=32, num_warps=8)
-    return out
-
-
-@triton.jit
-def _sum_rows(vectors, out, rows, width, STEP: tl.constexpr, BLOCK: tl.constexpr):
-    cols = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((STEP, BLOCK), tl.float32)
-    for start in range(0, rows, STEP):
-        row = start + tl.arange(0, STEP)
-        here = (row < rows)[:, None] & (cols < width)[None, :]
-        total += tl.load(vectors + row[:, None].to(tl.int64) * width + cols[None, :], mask=here, other=0.0)
-    tl.store(out + cols, tl.sum(total, axis=0), mask=cols < width)

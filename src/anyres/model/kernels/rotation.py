@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..rows import Rows
+from . import sums
 from .float8 import both, scale_of
-from .pieces import sum_rows
 
 FORWARD = {"TOKENS": 4, "num_warps": 4}  # tokens of a program, one after the other
 BACKWARD = {"TOKENS": 32, "num_warps": 2}
@@ -61,7 +61,8 @@ def backward(
     sin: Tensor,
     eps: float,
     d_product: Tensor,
-) -> tuple[Tensor, Tensor | None]:
+    d_bias: Tensor,
+) -> Tensor | None:
     """From the gradients of q and k, each (tokens, heads, dim); that of values is what the product's third is already.
 
     Args:
@@ -73,22 +74,22 @@ def backward(
         sin: likewise.
         eps: likewise.
         d_product: like `product`; its first two thirds are written here.
+        d_bias: of the product's bias, (3·heads·dim,); likewise.
 
     Returns:
-        The gradients of the bias's first two thirds, (2·heads·dim,), and of the norms, (4, dim) in the order of
-        `Norms`, or None; both float32.
+        The gradients of the norms, (4, dim) in the order of `Norms` and in their dtype, or None.
     """
     tokens, heads, dim = d_q.shape
     programs = triton.cdiv(tokens, BACKWARD["TOKENS"])
-    d_bias = torch.empty(programs, 2, heads, dim, device=product.device, dtype=torch.float32)
-    d_norms = torch.empty(programs, 4, dim, device=product.device, dtype=torch.float32)
+    sum_bias = torch.empty(programs, 2, heads, dim, device=product.device, dtype=torch.float32)
+    sum_norms = torch.empty(programs, 4, dim, device=product.device, dtype=torch.float32)
     q_weight, k_weight = (norms.q_weight, norms.k_weight) if norms else (cos, cos)
     _heads_backward[(programs, 2)](
         _words(d_q.contiguous()), _words(d_k.contiguous()), _words(product), q_weight, k_weight, cos, sin,
-        _words(d_product), d_bias, d_norms, tokens, eps,
+        _words(d_product), sum_bias, sum_norms, tokens, eps,
         NORM=norms is not None, **_tile(product, heads, dim), **BACKWARD,
     )  # fmt: skip
-    return sum_rows(d_bias.flatten(1)), sum_rows(d_norms.flatten(1)).view(4, dim) if norms else None
+    return _sums(sum_bias, sum_norms, d_bias, q_weight.dtype if norms else None)
 
 
 def backward_rows(
@@ -100,19 +101,26 @@ def backward_rows(
     cos: Tensor,
     sin: Tensor,
     eps: float,
-) -> tuple[Rows, Tensor, Tensor | None]:
+    d_bias: Tensor,
+) -> tuple[Rows, Tensor | None]:
     """The same with the product's gradient in 8 bits, of all three parts; `d_v` is (tokens, heads, dim), too."""
     tokens, heads, dim = d_q.shape
     rows, programs = Rows.empty(product.shape, product.device), triton.cdiv(tokens, ROWS["TOKENS"])
-    d_bias = torch.empty(programs, 2, heads, dim, device=product.device, dtype=torch.float32)
-    d_norms = torch.empty(programs, 4, dim, device=product.device, dtype=torch.float32)
+    sum_bias = torch.empty(programs, 2, heads, dim, device=product.device, dtype=torch.float32)
+    sum_norms = torch.empty(programs, 4, dim, device=product.device, dtype=torch.float32)
     q_weight, k_weight = (norms.q_weight, norms.k_weight) if norms else (cos, cos)
     _heads_backward_rows[(programs,)](
         *(_words(one.contiguous()) for one in (d_q, d_k, d_v, product)), q_weight, k_weight, cos, sin,
-        rows.values.view(torch.int16), rows.scales, d_bias, d_norms, tokens, eps,
+        rows.values.view(torch.int16), rows.scales, sum_bias, sum_norms, tokens, eps,
         NORM=norms is not None, **_tile(product, heads, dim), **ROWS,
     )  # fmt: skip
-    return rows, sum_rows(d_bias.flatten(1)), sum_rows(d_norms.flatten(1)).view(4, dim) if norms else None
+    return rows, _sums(sum_bias, sum_norms, d_bias, q_weight.dtype if norms else None)
+
+
+def _sums(sum_bias: Tensor, sum_norms: Tensor, d_bias: Tensor, dtype: torch.dtype | None) -> Tensor | None:
+    """Over the programs: the bias's first two thirds, written into `d_bias`, and the norms', if they have a dtype."""
+    sums.over_rows(sum_bias, d_bias[: sum_bias[0].numel()])
+    return sums.over_rows(sum_norms, torch.empty_like(sum_norms[0], dtype=dtype)) if dtype else None
 
 
 def _words(tensor: Tensor) -> Tensor:
