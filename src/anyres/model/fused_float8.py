@@ -95,7 +95,7 @@ class _Product(torch.autograd.Function):
         rows = made.rows_of(x)
         ctx.save_for_backward(weight, *rows)
         ctx.dtype, ctx.of_map, ctx.made = x.dtype, of_map, made
-        return product(rows, of_map.rows, x.dtype, bias)
+        return product(rows, of_map.rows, x.dtype, bias, fast=True)
 
     @staticmethod
     @once_differentiable
@@ -120,11 +120,11 @@ class _Mlp(torch.autograd.Function):
         ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, up_map: Map, down_map: Map, made: _Made
     ) -> Tensor:
         rows = made.rows_of(x)
-        before = product(rows, up_map.rows, x.dtype)
+        before = product(rows, up_map.rows, x.dtype, fast=True)
         inner = float8.gelu_forward(before, up_bias)
         ctx.save_for_backward(up, up_bias, down, before, *rows, *inner)
         ctx.maps, ctx.made = (up_map, down_map), made
-        return product(inner, down_map.rows, x.dtype)
+        return product(inner, down_map.rows, x.dtype, fast=True)
 
     @staticmethod
     @once_differentiable

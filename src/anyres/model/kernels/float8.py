@@ -17,7 +17,7 @@ from .gelu import _gate, _slope
 
 GREATEST = tl.constexpr(448.0)  # that e4m3 can hold
 LEAST = tl.constexpr(1e-30)  # greatest value of a row that has a scale of its own: a row of zeros has none
-ROWS, FORWARD = {"num_warps": 4}, {"num_warps": 4}  # a row a program; the latter of the GELU
+ROWS, FORWARD = {"num_warps": 2}, {"num_warps": 4}  # a row a program; the latter of the GELU
 BACKWARD = {"ROWS": 32, "AHEAD": 1, "num_warps": 8}  # rows of a program, one after the other
 WEIGHT, COLUMNS = {"TILE": 64, "num_warps": 4}, {"TILE": 128, "num_warps": 8}  # a side of a program's tile
 
