@@ -64,21 +64,23 @@ class Float8Elementwise(FusedElementwise):
         return _Product.apply(x, linear.weight, bias, self._weights[linear], self._made)
 
 
-def _nowhere(like: Tensor) -> Tensor:
-    """What stands for a tensor that is there in 8 bits alone has no memory: not a number, if it were read after all."""
-    return like.new_full((), math.nan).expand(like.shape)
-
-
 class _Made:
     """The 8-bit form of the last tensor that has one: what comes next reads it."""
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, Rows] | None = None
+        self._nowhere: Tensor | None = None
 
     def remember(self, x: Tensor, rows: Rows) -> Tensor:
         """`x`, which `rows` are of."""
         self._last = x, rows
         return x
+
+    def stand_in(self, like: Tensor) -> Tensor:
+        """What stands for a tensor that is there in 8 bits alone: not a number, if it were read; without memory."""
+        if self._nowhere is None:
+            self._nowhere = like.new_full((), math.nan)
+        return self._nowhere.expand(like.shape)
 
     def rows_of(self, x: Tensor) -> Rows:
         """X in 8 bits, as it was made, or made now."""
@@ -155,7 +157,7 @@ class _Attended(Attended):
         d_bias = product.new_empty(product.shape[1], dtype=ctx.of_bias)
         sums.over_rows(grads.sum_v, d_bias[-d_v[0].numel() :])
         rows, d_norms = rotation.backward_rows(grads.q, grads.k, d_v, product, weights, cos, sin, ctx.eps, d_bias)
-        d_product = ctx.made.remember(_nowhere(product), rows)
+        d_product = ctx.made.remember(ctx.made.stand_in(product), rows)
         return None, None, d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.unbind(0))
 
 
@@ -180,7 +182,7 @@ class _AddNorm(torch.autograd.Function):
         out, _ = norms.forward(x, addend, affine, image_index, NORM_EPS, rows)
         ctx.save_for_backward(out, *addend, *affine)
         ctx.pieces, ctx.made = pieces, made
-        return out, _nowhere(x)
+        return out, made.stand_in(x)
 
     @staticmethod
     @once_differentiable
