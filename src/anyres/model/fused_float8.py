@@ -78,7 +78,7 @@ class _Made:
 
     def stand_in(self, like: Tensor) -> Tensor:
         """What stands for a tensor that is there in 8 bits alone: not a number, if it were read; without memory."""
-        if self._nowhere is None:
+        if self._nowhere is None or self._nowhere.dtype != like.dtype:
             self._nowhere = like.new_full((), math.nan)
         return self._nowhere.expand(like.shape)
 
