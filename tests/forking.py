@@ -6,6 +6,8 @@ what it imports is what was asked for last: hence one list.
 
 import multiprocessing
 
+import torch
+
 IMPORTED = (
     "tests.distributed.processes",
     "tests.train.test_run",
@@ -26,5 +28,6 @@ IMPORTED = (
     "torch._dynamo",
     "torch.utils.tensorboard",
 )
-SERVER = multiprocessing.get_context("forkserver")
+# among what is imported something looks for GPUs, and a fork of who has done so cannot use them
+SERVER = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
 SERVER.set_forkserver_preload(list(IMPORTED))

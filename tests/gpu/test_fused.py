@@ -40,16 +40,19 @@ def test_heads(heads: int, dim: int, normed: bool, dtype: torch.dtype, tolerance
     check_heads(heads, dim, normed, layout_on("cuda"), "cuda", dtype=dtype, tolerance=tolerance)
 
 
-GELUS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Any]] = {
-    "forward": lambda x, up, bias, _: [cublas.linear_gelu(x, up, bias)],
-    "keeping": lambda x, up, bias, _: cublas.linear_gelu_keeping(x, up, bias),
-    "gradient": lambda x, up, _, before: [cublas.gelu_gradient(x, up.t().contiguous(), before)],
+PRODUCTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Any]] = {
+    "linear": lambda x, up, bias, _: [cublas.linear(x, up, bias)],
+    "input's gradient": lambda _, up, __, before: [cublas.input_gradient(before, up)],
+    "weight's gradient": lambda x, _, __, before: [cublas.weight_gradient(before, x)],
+    "GELU": lambda x, up, bias, _: [cublas.linear_gelu(x, up, bias)],
+    "GELU, keeping": lambda x, up, bias, _: cublas.linear_gelu_keeping(x, up, bias),
+    "GELU's gradient": lambda x, up, _, before: [cublas.gelu_gradient(x, up.t().contiguous(), before)],
 }
 
 
-@pytest.mark.parametrize("name", GELUS)
+@pytest.mark.parametrize("name", PRODUCTS)
 def test_whichever_algorithm_is_chosen_the_bits_are_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = (1000, 1152), (4608, 1152), (4608,), (1000, 4608)
+    shapes = (2000, 1152), (4608, 1152), (4608,), (2000, 4608)
     x, up, bias, before = (torch.randn(shape, device="cuda", dtype=torch.bfloat16) for shape in shapes)
     plans: list[Any] = []
     make = cublas._Plan
@@ -60,12 +63,14 @@ def test_whichever_algorithm_is_chosen_the_bits_are_the_same(name: str, monkeypa
 
     monkeypatch.setattr(cublas, "_Plan", plan)
     cublas._plan.cache_clear()
-    first = GELUS[name](x, up, bias, before)
+    first = PRODUCTS[name](x, up, bias, before)
     with cublas.choosing():
-        GELUS[name](x, up, bias, before)
+        PRODUCTS[name](x, up, bias, before)
     (made,) = plans
     assert made.chosen
     assert len(made.algorithms) > 1
     for algorithm in made.algorithms:
         made.algorithm = algorithm
-        assert all(torch.equal(one, other) for one, other in zip(GELUS[name](x, up, bias, before), first, strict=True))
+        assert all(
+            torch.equal(one, other) for one, other in zip(PRODUCTS[name](x, up, bias, before), first, strict=True)
+        )

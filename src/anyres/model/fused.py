@@ -41,9 +41,7 @@ class FusedElementwise(Elementwise):
 
     def mlp(self, x: Tokens, up: nn.Linear, down: nn.Linear, gate: Vectors) -> Branch:
         """See `Elementwise.mlp`."""
-        # under autocast they may differ: the products that follow convert, the library's do not
-        alike = all(one.dtype == x.dtype for one in (up.weight, up.bias, down.weight))
-        if alike and cublas.usable(x, len(up.bias)):
+        if cublas.usable(x, up.weight, up.bias, down.weight):
             if torch.is_grad_enabled():
                 return Branch(_Mlp.apply(x, up.weight, up.bias, down.weight), down.bias.clone(), gate)
             return self.branch(cublas.linear_gelu(x, up.weight, up.bias), down, gate)
@@ -85,7 +83,11 @@ class FusedElementwise(Elementwise):
 
     def _product(self, x: Tensor, linear: nn.Linear, bias: Tensor | None = None) -> Tensor:
         """X·weightᵀ (+ bias, without its gradient)."""
-        return F.linear(x, linear.weight, bias)
+        biases = [] if bias is None else [bias]
+        if not cublas.usable(x, linear.weight, *biases):
+            return F.linear(x, linear.weight, bias)
+        product = _Linear.apply if torch.is_grad_enabled() else cublas.linear
+        return product(x, linear.weight, *biases)
 
 
 class _Norm(torch.autograd.Function):
@@ -166,6 +168,23 @@ class _BiasGelu(torch.autograd.Function):
         return gelu.backward(d_out, *ctx.saved_tensors)
 
 
+class _Linear(torch.autograd.Function):
+    """X·weightᵀ (+ bias, without its gradient)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, *biases: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return cublas.linear(x, weight, *biases)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        d_out = d_out.contiguous()
+        d_weight = cublas.weight_gradient(d_out, x) if ctx.needs_input_grad[1] else None
+        return cublas.input_gradient(d_out, weight), d_weight, *[None] * (len(ctx.needs_input_grad) - 2)
+
+
 class _Mlp(torch.autograd.Function):
     """down(gelu(up(x))) without down's bias, with a GELU that is no pass of its own."""
 
@@ -173,7 +192,7 @@ class _Mlp(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor) -> Tensor:
         inner, before = cublas.linear_gelu_keeping(x, up, up_bias)
         ctx.save_for_backward(x, up, down, inner, before)
-        return F.linear(inner, down)
+        return cublas.linear(inner, down)
 
     @staticmethod
     @once_differentiable
@@ -182,7 +201,8 @@ class _Mlp(torch.autograd.Function):
         d_out = d_out.contiguous()
         d_before = cublas.gelu_gradient(d_out, down, before)
         d_up_bias = sums.over_rows(d_before, d_before.new_empty(d_before.shape[1]))
-        return d_before @ up, d_before.t() @ x, d_up_bias, d_out.t() @ inner
+        d_up, d_down = cublas.weight_gradient(d_before, x), cublas.weight_gradient(d_out, inner)
+        return cublas.input_gradient(d_before, up), d_up, d_up_bias, d_down
 
 
 class _Heads(torch.autograd.Function):

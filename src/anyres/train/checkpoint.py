@@ -4,16 +4,18 @@
 `meta.json`, written last; the folder appears under its name by a rename. It can be resumed by any number of processes.
 """
 
+import copy
 import logging
 import re
 import shutil
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
@@ -23,12 +25,13 @@ from ..config import from_dict, to_dict
 from ..errors import AnyResError, CheckpointError
 from ..files import make_folder, read_json, remove_leftovers, replacing, write_json, writing
 from ..ranks import is_lost_connection
-from .distributed import Team
+from .distributed import Team, local
 from .state import Progress, TrainState
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+SPARE = 2**31  # bytes that a copy on a GPU leaves free
 
 
 class Checkpoints:
@@ -56,11 +59,7 @@ class Checkpoints:
         """
         self.settle()
         target = self._folder / f"step-{state.progress.step}"
-        # one for each copy: torch 2.10 and 2.11 close a stager after its first
-        stager = DefaultStager(StagingOptions(False, False, False, False))
-        copy = stager.stage(_tensors(state))
-        stager.close()
-        self._writing = self._thread.submit(self._write, target, copy, state.progress)
+        self._writing = self._thread.submit(self._write, target, _copied(state), state.progress)
         return target
 
     def settle(self) -> None:
@@ -81,14 +80,14 @@ class Checkpoints:
         """End the thread, after what it writes."""
         self._thread.shutdown()
 
-    def _write(self, target: Path, tensors: Any, progress: Progress) -> None:
+    def _write(self, target: Path, copied: "_Copied", progress: Progress) -> None:
         if not self._team.leads:
             with writing(target):
-                _write_tensors(tensors, self._team)
+                _write_tensors(copied, self._team)
             return
         make_folder(self._folder)
         with replacing(target) as staging:
-            _write_tensors(tensors, self._team, staging)
+            _write_tensors(copied, self._team, staging)
             write_json(staging / "meta.json", {"format_version": FORMAT_VERSION, "progress": to_dict(progress)})
         for old in saved(self._folder)[: -self._keep]:
             with writing(old):
@@ -133,13 +132,15 @@ def restore(folder: Path, state: TrainState) -> Path | None:
     return None
 
 
-def _write_tensors(tensors: Any, team: Team, folder: Path | None = None) -> None:
+def _write_tensors(copied: "_Copied", team: Team, folder: Path | None = None) -> None:
     """Write each process's part into the folder, which the leading process names."""
     folder = team.ranks.told(folder, team.saving)
     failures: list[BaseException] = []
     try:
-        with _quiet():
-            state_dict_saver.save(tensors, checkpoint_id=folder, process_group=team.saving, no_dist=team.size == 1)
+        with _quiet(), copied.beside:
+            state_dict_saver.save(
+                copied.tensors, checkpoint_id=folder, process_group=team.saving, no_dist=team.size == 1
+            )
     except CheckpointException as error:  # no Exception; it holds what went wrong, by rank
         failures = [failure for failure, _ in error.failures.values()]
     if failures:
@@ -185,6 +186,30 @@ def _check_version(meta: dict[str, Any], path: Path) -> None:
             wanted=f"version {FORMAT_VERSION}",
             fix="resume with the version of anyres that wrote it",
         )
+
+
+class _Copied(NamedTuple):
+    """A copy of a state's tensors, and the context in which they are to be read while the training goes on."""
+
+    tensors: Any
+    beside: AbstractContextManager[object]
+
+
+def _copied(state: TrainState) -> _Copied:
+    """The training waits for it. So it is made on a GPU where there is room, and goes to the host as it is written."""
+    tensors, device = _tensors(state), state.model.device
+    if device.type == "cuda":
+        needed = 4 * sum(local(weight).nbytes for weight in state.model.parameters())  # average, two moments
+        if torch.cuda.mem_get_info(device)[0] > needed + SPARE:
+            tensors = copy.deepcopy(tensors)
+            stream = torch.cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            return _Copied(tensors, torch.cuda.stream(stream))
+    # one for each copy: torch 2.10 and 2.11 close a stager after its first
+    stager = DefaultStager(StagingOptions(False, False, False, False))
+    staged = stager.stage(tensors)
+    stager.close()
+    return _Copied(staged, nullcontext())
 
 
 def _tensors(state: TrainState) -> dict[str, Any]:

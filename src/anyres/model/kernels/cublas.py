@@ -1,12 +1,13 @@
-"""Products with a GELU in them, by cuBLASLt: what torch does not hand on of the library that it multiplies with.
+"""Products by cuBLASLt: what torch does not hand on of the library that it multiplies with.
 
-A product's epilogue works on its tiles while they are in registers. Forward it adds the bias, keeps the sum for the
-backward, and applies the GELU; backward it multiplies by the GELU's slope. Each saves a pass over the widest tensors of
-the network.
+*A GELU in the product.* A product's epilogue works on its tiles while they are in registers. Forward it adds the bias,
+keeps the sum for the backward, and applies the GELU; backward it multiplies by the GELU's slope. Each saves a pass over
+the widest tensors of the network.
 
-The library advises several algorithms for a product, and the first is not always the fastest: within `choosing` each is
-timed on the product at hand. Only those are asked for that add up in one go, so that all give the same bits, and it
-does not matter to a result which one is chosen.
+*A choice of algorithms.* The library advises several for a product, and the first is not always the fastest: within
+`choosing` each is timed on the product at hand. Only those are asked for that add up in one go, so that all give the
+same bits, and it does not matter to a result which one is chosen. Products too small to fill the device are left to
+torch, where the library may split their sums.
 
 Matrices are row-major here; the library's are column-major, so that it is asked for the transposed product.
 """
@@ -19,25 +20,31 @@ from ctypes import c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint6
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # cublasLt.h and library_types.h
 _LIBRARIES = ("libcublasLt.so.13", "libcublasLt.so.12")  # of the CUDA versions that torch is built with
 _FLOAT32, _COMPUTE_FLOAT32 = 0, 68
-_WORKSPACE, _REDUCTIONS = 1, 3  # preferences
-_TRANSPOSE_A, _EPILOGUE, _BIAS, _BEFORE, _BEFORE_STRIDE = 3, 7, 8, 11, 12
+_MOST_WORKSPACE, _REDUCTIONS = 1, 3  # preferences
+_TRANSPOSE_A, _TRANSPOSE_B, _EPILOGUE, _BIAS, _BEFORE, _BEFORE_STRIDE = 3, 4, 7, 8, 11, 12
 _KINDS = {torch.float16: 2, torch.bfloat16: 14}
-_GELU_BIAS, _GELU_BIAS_KEEPING, _GELU_SLOPE = 36, 164, 192  # epilogues
+_PLAIN, _ADD_BIAS, _GELU_BIAS, _GELU_BIAS_KEEPING, _GELU_SLOPE = 1, 4, 36, 164, 192  # epilogues
 
+WORKSPACE = 32 * 2**20  # bytes at most, as the library advises for Hopper
 ADVISED = 8  # algorithms that the library is asked for
 REPEATS = 5  # of a product, to time an algorithm
+TILE = 128**2  # of a product's values, made by one multiprocessor at a time
 
 _choosing = False
 
 
-def usable(x: Tensor, width: int) -> bool:
-    """Whether the functions take such tokens, to or from vectors of this width."""
-    return x.is_cuda and x.dtype in _KINDS and x.shape[1] % 8 == 0 and width % 8 == 0 and _library() is not None
+def usable(x: Tensor, *weights: Tensor) -> bool:
+    """Whether the functions take such tokens, with such weights and biases."""
+    # under autocast dtypes may differ: the products of torch convert, the library's do not
+    alike = all(weight.dtype == x.dtype for weight in weights)
+    widths = [x.shape[1], *(len(weight) for weight in weights)]
+    return x.is_cuda and x.dtype in _KINDS and alike and not any(w % 8 for w in widths) and _library() is not None
 
 
 @contextmanager
@@ -51,9 +58,42 @@ def choosing() -> Iterator[None]:
         _choosing = before
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(tokens, inputs), (outputs, inputs), (outputs,) → x·weightᵀ (+ bias)."""
+    (tokens, inputs), outputs = x.shape, len(weight)
+    if not _fills(x.device, tokens * outputs):
+        return F.linear(x, weight, bias)
+    out = torch.empty(tokens, outputs, device=x.device, dtype=x.dtype)
+    epilogue = _PLAIN if bias is None else _ADD_BIAS
+    _multiply(_Shape(outputs, tokens, inputs, epilogue, transpose_a=True), weight, x, out, bias=bias)
+    return out
+
+
+def input_gradient(d_out: Tensor, weight: Tensor) -> Tensor:
+    """(tokens, outputs), (outputs, inputs) → that of `linear`'s x, (tokens, inputs)."""
+    (tokens, outputs), inputs = d_out.shape, weight.shape[1]
+    if not _fills(d_out.device, tokens * inputs):
+        return d_out @ weight
+    d_x = torch.empty(tokens, inputs, device=d_out.device, dtype=d_out.dtype)
+    _multiply(_Shape(inputs, tokens, outputs, _PLAIN), weight, d_out, d_x)
+    return d_x
+
+
+def weight_gradient(d_out: Tensor, x: Tensor) -> Tensor:
+    """(tokens, outputs), (tokens, inputs) → that of `linear`'s weight, (outputs, inputs)."""
+    (tokens, outputs), inputs = d_out.shape, x.shape[1]
+    if not _fills(x.device, outputs * inputs):
+        return d_out.t() @ x
+    d_weight = torch.empty(outputs, inputs, device=x.device, dtype=x.dtype)
+    _multiply(_Shape(inputs, outputs, tokens, _PLAIN, transpose_b=True), x, d_out, d_weight)
+    return d_weight
+
+
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(tokens, inputs), (outputs, inputs), (outputs,) → gelu(x·weightᵀ + bias)."""
     (tokens, inputs), outputs = x.shape, len(weight)
+    if not _fills(x.device, tokens * outputs):
+        return torch.ops.aten._addmm_activation.default(bias, x, weight.t(), use_gelu=True)
     out = torch.empty(tokens, outputs, device=x.device, dtype=x.dtype)
     _multiply(_Shape(outputs, tokens, inputs, _GELU_BIAS, transpose_a=True), weight, x, out, bias=bias)
     return out
@@ -77,6 +117,11 @@ def gelu_gradient(d_out: Tensor, weight: Tensor, before: Tensor) -> Tensor:
     return d_before
 
 
+def _fills(device: torch.device, values: int) -> bool:
+    """Whether a product of so many values has a tile for each multiprocessor."""
+    return values >= TILE * torch.cuda.get_device_properties(device).multi_processor_count
+
+
 class _Shape(NamedTuple):
     """A product as the library sees it: a (rows, inner) times b (inner, columns), column-major."""
 
@@ -85,6 +130,7 @@ class _Shape(NamedTuple):
     inner: int
     epilogue: int
     transpose_a: bool = False
+    transpose_b: bool = False
 
 
 class _Plan:
@@ -94,11 +140,12 @@ class _Plan:
         self.operation = c_void_p()
         _call("cublasLtMatmulDescCreate", ctypes.byref(self.operation), _COMPUTE_FLOAT32, _FLOAT32)
         self.set(_TRANSPOSE_A, c_int32(shape.transpose_a))
+        self.set(_TRANSPOSE_B, c_int32(shape.transpose_b))
         self.set(_EPILOGUE, c_int32(shape.epilogue))
         if shape.epilogue in (_GELU_BIAS_KEEPING, _GELU_SLOPE):
             self.set(_BEFORE_STRIDE, c_int64(shape.rows))
         self.a = _matrix(kind, shape.rows, shape.inner, transposed=shape.transpose_a)
-        self.b = _matrix(kind, shape.inner, shape.columns)
+        self.b = _matrix(kind, shape.inner, shape.columns, transposed=shape.transpose_b)
         self.out = _matrix(kind, shape.rows, shape.columns)
         self.algorithms = self._advised(handle)
         self.algorithm, self.chosen = self.algorithms[0], False
@@ -106,8 +153,8 @@ class _Plan:
     def _advised(self, handle: c_void_p) -> list["_Advice"]:
         preference, found, advice = c_void_p(), c_int(), (_Advice * ADVISED)()
         _call("cublasLtMatmulPreferenceCreate", ctypes.byref(preference))
-        # a sum in parts would need memory for them, and have other bits
-        for attribute, value in ((_WORKSPACE, c_size_t(0)), (_REDUCTIONS, c_uint32(0))):
+        # no sums in parts, which have other bits
+        for attribute, value in ((_MOST_WORKSPACE, c_size_t(WORKSPACE)), (_REDUCTIONS, c_uint32(0))):
             size = c_size_t(ctypes.sizeof(value))
             _call("cublasLtMatmulPreferenceSetAttribute", preference, attribute, ctypes.byref(value), size)
         _call(
@@ -163,6 +210,7 @@ def _multiply(
     if before is not None:
         plan.set(_BEFORE, c_void_p(before.data_ptr()))
     handle, stream = _handle(a.device.index), c_void_p(torch.cuda.current_stream(a.device).cuda_stream)
+    workspace = torch.empty(WORKSPACE, device=a.device, dtype=torch.uint8)
     one, zero = c_float(1), c_float(0)
 
     def multiply(algorithm: _Advice) -> None:
@@ -170,7 +218,7 @@ def _multiply(
             "cublasLtMatmul", handle, plan.operation, ctypes.byref(one),
             c_void_p(a.data_ptr()), plan.a, c_void_p(b.data_ptr()), plan.b, ctypes.byref(zero),
             c_void_p(out.data_ptr()), plan.out, c_void_p(out.data_ptr()), plan.out, ctypes.byref(algorithm),
-            c_void_p(), c_size_t(0), stream,
+            c_void_p(workspace.data_ptr()), c_size_t(WORKSPACE), stream,
         )  # fmt: skip
 
     if _choosing and not plan.chosen:

@@ -6,16 +6,17 @@ import triton.language as tl
 from torch import Tensor
 
 ROWS = 512  # that one program adds up
-WIDE, NARROW = 128, 32  # columns of a program: of many rows, of as many as one program adds up
+# rows at once, columns: of many rows, and of as many as one program adds up, whose columns have to fill the device
+WIDE, NARROW = {"STEP": 32, "BLOCK": 128}, {"STEP": 128, "BLOCK": 32}
 
 
 def over_rows(x: Tensor, out: Tensor) -> Tensor:
     """Write the sum over the rows of `x`, made in float32, into `out`, of any dtype and as many values as a row."""
     rows, width = len(x), out.numel()
     parts = triton.cdiv(rows, ROWS)
-    block = NARROW if parts == 1 else WIDE
+    tile = NARROW if parts == 1 else WIDE
     partial = out if parts == 1 else torch.empty(parts, width, device=x.device, dtype=torch.float32)
-    _sum_rows[(triton.cdiv(width, block), parts)](x, partial, rows, width, ROWS=ROWS, STEP=32, BLOCK=block)
+    _sum_rows[(triton.cdiv(width, tile["BLOCK"]), parts)](x, partial, rows, width, ROWS=ROWS, **tile)
     return out if parts == 1 else over_rows(partial, out)
 
 
@@ -24,10 +25,10 @@ def _sum_rows(x, out, rows, width, ROWS: tl.constexpr, STEP: tl.constexpr, BLOCK
     cols = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     part = tl.program_id(1)
     inside = cols < width
-    total = tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((STEP, BLOCK), tl.float32)  # threads add up by themselves, and together at the end
     for first in range(part * ROWS, tl.minimum((part + 1) * ROWS, rows), STEP):
         row = first + tl.arange(0, STEP)
         at = row[:, None].to(tl.int64) * width + cols[None, :]
         here = (row < rows)[:, None] & inside[None, :]
-        total += tl.sum(tl.load(x + at, mask=here, other=0.0).to(tl.float32), axis=0)
-    tl.store(out + part * width + cols, total.to(out.dtype.element_ty), mask=inside)
+        total += tl.load(x + at, mask=here, other=0.0).to(tl.float32)
+    tl.store(out + part * width + cols, tl.sum(total, axis=0).to(out.dtype.element_ty), mask=inside)
