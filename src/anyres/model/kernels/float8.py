@@ -17,9 +17,9 @@ from .gelu import _gate, _slope
 
 GREATEST = tl.constexpr(448.0)  # that e4m3 can hold
 LEAST = tl.constexpr(1e-30)  # greatest value of a row that has a scale of its own: a row of zeros has none
-ROWS, FORWARD = {"num_warps": 2}, {"num_warps": 4}  # a row a program; the latter of the GELU
-BACKWARD = {"ROWS": 32, "AHEAD": 1, "num_warps": 8}  # rows of a program, one after the other
-WEIGHT, COLUMNS = {"TILE": 64, "num_warps": 4}, {"TILE": 128, "num_warps": 8}  # a side of a program's tile
+ROWS, FORWARD = {"num_warps": 2}, {"num_warps": 8}  # a row a program; the latter of the GELU
+BACKWARD = {"ROWS": 32, "num_warps": 4, "maxnreg": 128}  # rows of a program, one after the other
+WEIGHT, COLUMNS = {"TILE": 64, "num_warps": 4}, {"TILE": 128, "num_warps": 4}  # a side of a program's tile
 
 
 def rows_of(x: Tensor) -> Rows:
@@ -35,26 +35,20 @@ def columns_of(a: Rows, b: Rows) -> tuple[Columns, Columns]:
     Each is at the greatest of its rows' scales. Two, since a product takes two and a launch is not free.
     """
     height, widths = len(a.values), (a.values.shape[1], b.values.shape[1])
-    scales = torch.empty(2, device=a.scales.device)
-    _greatest[(2,)](a.scales, b.scales, scales, height, BLOCK=4096, num_warps=16)
-    first, second = (Columns.empty(height, width, scale) for width, scale in zip(widths, scales.unbind(), strict=True))
+    greatest = torch.empty(2, 4, device=a.scales.device)  # the library wants scales that begin at 16 bytes
+    _greatest[(2,)](a.scales, b.scales, greatest, height, BLOCK=8192, num_warps=32)
+    first, second = (Columns.empty(height, width, of[0]) for width, of in zip(widths, greatest, strict=True))
     padded, tile = first.values.shape[1], COLUMNS["TILE"]
     grid = triton.cdiv(padded, tile), triton.cdiv(widths[0], tile) + triton.cdiv(widths[1], tile)
-    _write_columns[grid](*a, _twos(first.values), *b, _twos(second.values), scales, height, *widths, padded, **COLUMNS)
+    _write_columns[grid](*a, first.values, *b, second.values, greatest, height, *widths, padded, **COLUMNS)
     return first, second
-
-
-def _twos(values: Tensor) -> Tensor:
-    """Neighbours of a row as one word of 16 bits."""
-    return values.view(torch.int16)
 
 
 def write_weight(weight: Tensor, greatest: Tensor, rows: Rows, columns: Rows | None) -> None:
     """A weight, whose greatest absolute value is given, in 8 bits as it is and, if asked for, transposed."""
     grid = tuple(triton.cdiv(side, WEIGHT["TILE"]) for side in weight.shape)
     transposed = columns is not None
-    to = (_twos(columns.values), columns.scales) if columns else rows
-    _write_weight[grid](weight, greatest, *rows, *to, *weight.shape, TRANSPOSED=transposed, **WEIGHT)
+    _write_weight[grid](weight, greatest, *rows, *(columns or rows), *weight.shape, TRANSPOSED=transposed, **WEIGHT)
 
 
 def gelu_forward(product: Tensor, bias: Tensor) -> Rows:
@@ -122,7 +116,7 @@ def _greatest(a, b, out, number, BLOCK: tl.constexpr):
     for start in range(0, number, BLOCK):
         at = start + tl.arange(0, BLOCK)
         greatest = tl.maximum(greatest, tl.load(of + at, mask=at < number, other=0.0))
-    tl.store(out + tl.program_id(0), tl.max(greatest))
+    tl.store(out + 4 * tl.program_id(0), tl.max(greatest))
 
 
 @triton.jit
@@ -135,20 +129,18 @@ def _write_columns(
     if tl.program_id(1) < tiles:
         _transpose(a_values, a_scales, greatest, a_out, height, a_width, padded, tl.program_id(1), TILE)
     else:
-        _transpose(b_values, b_scales, greatest + 1, b_out, height, b_width, padded, tl.program_id(1) - tiles, TILE)
+        _transpose(b_values, b_scales, greatest + 4, b_out, height, b_width, padded, tl.program_id(1) - tiles, TILE)
 
 
 @triton.jit
 def _transpose(values, scales, greatest, out, height, width, padded, tile, TILE: tl.constexpr):
-    """Two rows at a time, so that words of 16 bits change places, for which there are instructions."""
     pair = tl.program_id(0) * (TILE // 2) + tl.arange(0, TILE // 2)
-    col = tile * TILE + tl.arange(0, TILE)
+    row, col = tl.program_id(0) * TILE + tl.arange(0, TILE), tile * TILE + tl.arange(0, TILE)
     scale = tl.load(greatest)
     even = _scaled(values, scales, scale, 2 * pair, col, height, width)
     odd = _scaled(values, scales, scale, 2 * pair + 1, col, height, width)
-    here = (col < width)[:, None] & (pair < padded // 2)[None, :]
-    to = col[:, None].to(tl.int64) * (padded // 2) + pair[None, :]
-    tl.store(out + to, tl.trans(both(even, odd)), mask=here)
+    here = (col < width)[:, None] & (row < padded)[None, :]
+    tl.store(out + col[:, None].to(tl.int64) * padded + row[None, :], _turned(even, odd, out, TILE), mask=here)
 
 
 @triton.jit
@@ -158,14 +150,18 @@ def _scaled(values, scales, scale, row, col, height, width):
     # powers of two: only what becomes too small for the format loses bits, so that 16 bits hold what lies between
     times = (tl.load(scales + row, mask=row < height, other=0.0) / scale).to(tl.float16)
     value = tl.load(values + row[:, None].to(tl.int64) * width + col[None, :], mask=here, other=0.0)
-    return (value.to(tl.float16) * times[:, None]).to(values.dtype.element_ty)
+    return value.to(tl.float16) * times[:, None]
 
 
 @triton.jit
-def both(even, odd):
-    """Numbers of 8 bits side by side."""
-    low = even.to(tl.uint8, bitcast=True).to(tl.int16)
-    return low | (odd.to(tl.uint8, bitcast=True).to(tl.int16) << 8)
+def _turned(even, odd, out, TILE: tl.constexpr):
+    """Every other row of a tile, twice → the tile transposed, in 8 bits.
+
+    Two rows are converted side by side, so that words of 16 bits change places, and no byte has to be taken out of one:
+    ptxas 12.8 has been seen to make wrong code of that.
+    """
+    both = tl.join(even, odd).to(out.dtype.element_ty)
+    return tl.reshape(tl.permute(both, (1, 0, 2)), (TILE, TILE))
 
 
 @triton.jit
@@ -174,24 +170,22 @@ def _write_weight(
     TRANSPOSED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     pair = tl.program_id(0) * (TILE // 2) + tl.arange(0, TILE // 2)
-    col = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    row, col = tl.program_id(0) * TILE + tl.arange(0, TILE), tl.program_id(1) * TILE + tl.arange(0, TILE)
     here = (pair < rows // 2)[:, None] & (col < width)[None, :]
     scale = scale_of(tl.load(greatest).to(tl.float32))
-    times = 1 / scale
+    times, scaled = 1 / scale, tl.zeros((TILE,), tl.float32) + scale
     at = 2 * pair[:, None] * width + col[None, :]
-    even = (tl.load(weight + at, mask=here, other=0.0).to(tl.float32) * times).to(values.dtype.element_ty)
-    odd = (tl.load(weight + at + width, mask=here, other=0.0).to(tl.float32) * times).to(values.dtype.element_ty)
-    tl.store(values + at, even, mask=here)
-    tl.store(values + at + width, odd, mask=here)
-    all_scales = tl.zeros((TILE,), tl.float32) + scale
-    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    even = tl.load(weight + at, mask=here, other=0.0).to(tl.float32) * times
+    odd = tl.load(weight + at + width, mask=here, other=0.0).to(tl.float32) * times
+    tl.store(values + at, even.to(values.dtype.element_ty), mask=here)
+    tl.store(values + at + width, odd.to(values.dtype.element_ty), mask=here)
     if tl.program_id(1) == 0:
-        tl.store(scales + row, all_scales, mask=row < rows)
+        tl.store(scales + row, scaled, mask=row < rows)
     if TRANSPOSED:
-        there = (col < width)[:, None] & (pair < rows // 2)[None, :]
-        tl.store(column_values + col[:, None] * (rows // 2) + pair[None, :], tl.trans(both(even, odd)), mask=there)
+        there = (col < width)[:, None] & (row < rows)[None, :]
+        tl.store(column_values + col[:, None] * rows + row[None, :], _turned(even, odd, values, TILE), mask=there)
         if tl.program_id(0) == 0:
-            tl.store(column_scales + col, all_scales, mask=col < width)
+            tl.store(column_scales + col, scaled, mask=col < width)
 
 
 @triton.jit
@@ -213,28 +207,29 @@ def _gelu_forward(product, bias, values, scales, width, MAIN: tl.constexpr, REST
 @triton.jit
 def _gelu_backward(
     d_out, product, bias, values, scales, partial, tokens, width,
-    ROWS: tl.constexpr, AHEAD: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
+    ROWS: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
     cols, more = tl.arange(0, MAIN), MAIN + tl.arange(0, REST if REST else 1)
-    b = tl.load(bias + cols).to(tl.float32)
+    inside = more < width
     total = tl.zeros((MAIN,), tl.float32)
     if REST:
-        b_rest = tl.load(bias + more, mask=more < width, other=0.0).to(tl.float32)
         total_rest = tl.zeros((REST,), tl.float32)
     first = tl.program_id(0) * ROWS
-    for number in tl.range(0, min(tokens - first, ROWS), num_stages=AHEAD):
+    for number in range(min(tokens - first, ROWS)):
         row = first + number
         at = tl.cast(row, tl.int64) * width
-        u = tl.load(product + at + cols).to(tl.float32) + b
+        # the bias comes from the cache: registers are for more rows at a time
+        u = tl.load(product + at + cols).to(tl.float32) + tl.load(bias + cols).to(tl.float32)
         value = _slope(u) * tl.load(d_out + at + cols).to(tl.float32)
         total += value
         rest = value
         if REST:
-            u = tl.load(product + at + more, mask=more < width, other=0.0).to(tl.float32) + b_rest
-            rest = _slope(u) * tl.load(d_out + at + more, mask=more < width, other=0.0).to(tl.float32)
+            u = tl.load(product + at + more, mask=inside, other=0.0).to(tl.float32)
+            u += tl.load(bias + more, mask=inside, other=0.0).to(tl.float32)
+            rest = _slope(u) * tl.load(d_out + at + more, mask=inside, other=0.0).to(tl.float32)
             total_rest += rest
         store_row(values, scales, row, width, value, rest, MAIN, REST)
     to = partial + tl.program_id(0).to(tl.int64) * width
     tl.store(to + cols, total)
     if REST:
-        tl.store(to + more, total_rest, mask=more < width)
+        tl.store(to + more, total_rest, mask=inside)
