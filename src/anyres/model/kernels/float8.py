@@ -85,10 +85,10 @@ def store_row(values, scales, row, width, value, rest, MAIN: tl.constexpr, REST:
     """A row in 8 bits, given in the two parts of `cut_width`; `rest` is zero beyond the width."""
     cols, more = tl.arange(0, MAIN), MAIN + tl.arange(0, REST if REST else 1)
     at = tl.cast(row, tl.int64) * width
-    greatest = tl.max(tl.abs(value))
-    if REST:
-        greatest = tl.maximum(greatest, tl.max(tl.abs(rest)))
-    scale = scale_of(greatest)
+    greatest = tl.abs(value)
+    if REST:  # folded, so that threads wait for each other once
+        greatest = tl.maximum(tl.max(tl.reshape(greatest, (REST, MAIN // REST)), axis=1), tl.abs(rest))
+    scale = scale_of(tl.max(greatest))
     times = 1 / scale  # as exact as to divide by a power of two, and cheaper
     tl.store(values + at + cols, (value * times).to(values.dtype.element_ty))
     if REST:
