@@ -162,10 +162,10 @@ def _store(words, at, a, b, here, KIND: tl.constexpr, BITS: tl.constexpr):
 @triton.jit
 def _normed(a, b, here, PAIRS: tl.constexpr, eps):
     """The pairs normalised over the channels of each head, and the inverse spread of each."""
-    mean = (tl.sum(a, axis=1) + tl.sum(b, axis=1)) / (2 * PAIRS)
+    mean = tl.sum(a + b, axis=1) / (2 * PAIRS)
     a = tl.where(here, a - mean[:, None], 0.0)
     b = tl.where(here, b - mean[:, None], 0.0)
-    inverse = 1 / tl.sqrt((tl.sum(a * a, axis=1) + tl.sum(b * b, axis=1)) / (2 * PAIRS) + eps)
+    inverse = 1 / tl.sqrt(tl.sum(a * a + b * b, axis=1) / (2 * PAIRS) + eps)
     return a * inverse[:, None], b * inverse[:, None], inverse
 
 
@@ -225,8 +225,8 @@ def _gradient(
         a, b, inverse = _normed(a, b, of_head, PAIRS, eps)
         d_a *= weight_a
         d_b *= weight_b
-        mean = (tl.sum(d_a, axis=1) + tl.sum(d_b, axis=1)) / (2 * PAIRS)
-        along = (tl.sum(d_a * a, axis=1) + tl.sum(d_b * b, axis=1)) / (2 * PAIRS)
+        mean = tl.sum(d_a + d_b, axis=1) / (2 * PAIRS)
+        along = tl.sum(d_a * a + d_b * b, axis=1) / (2 * PAIRS)
         d_a = (d_a - mean[:, None] - a * along[:, None]) * inverse[:, None]
         d_b = (d_b - mean[:, None] - b * along[:, None]) * inverse[:, None]
         d_a, d_b = tl.where(of_head, d_a, 0.0), tl.where(of_head, d_b, 0.0)
