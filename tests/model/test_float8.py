@@ -24,7 +24,7 @@ from anyres.packing.pack import PackLayout, PackShape
 from tests.interpreted import round_to_float8
 
 pytest.importorskip("triton")
-from anyres.model.kernels import float8, norms, rotation
+from anyres.model.kernels import float8, norms, rotation, rotation_float8
 from anyres.model.kernels.attention import tiles
 from anyres.model.kernels.pieces import cut
 
@@ -221,7 +221,7 @@ def check_heads(normed: bool, device: str, heads: int = 3, dim: int = 12) -> Non
     exact, biases = torch.empty_like(product), torch.zeros(2, product.shape[1], device=device)
     exact.view(tokens, 3, heads, dim)[:, 2] = d_v
     wanted = rotation.backward(d_q, d_k, *given, exact, biases[0])
-    rows, found = rotation.backward_rows(d_q, d_k, d_v, *given, biases[1])
+    rows, found = rotation_float8.backward(d_q, d_k, d_v, *given, biases[1])
     assert_rounded(rows, exact)
     assert (biases[0] - biases[1]).norm() <= 1e-5 * biases[0].norm() > 0
     assert (wanted is None) == (found is None) == (not normed)

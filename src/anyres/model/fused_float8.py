@@ -20,7 +20,7 @@ from .attention import AttentionPlan, Tiled
 from .elementwise import NORM_EPS, Branch, QkvProjection, Tokens, Vectors
 from .float8 import Float8Weights, Map
 from .fused import Attended, FusedElementwise
-from .kernels import attention, float8, norms, rotation, sums
+from .kernels import attention, float8, norms, rotation, rotation_float8, sums
 from .kernels.pieces import Pieces
 from .rows import Rows, product, product_over_rows
 
@@ -156,7 +156,7 @@ class _Attended(Attended):
         weights = rotation.Norms(*affine) if affine else None
         d_bias = product.new_empty(product.shape[1], dtype=ctx.of_bias)
         sums.over_rows(grads.sum_v, d_bias[-d_v[0].numel() :])
-        rows, d_norms = rotation.backward_rows(grads.q, grads.k, d_v, product, weights, cos, sin, ctx.eps, d_bias)
+        rows, d_norms = rotation_float8.backward(grads.q, grads.k, d_v, product, weights, cos, sin, ctx.eps, d_bias)
         d_product = ctx.made.remember(ctx.made.stand_in(product), rows)
         return None, None, d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.unbind(0))
 
