@@ -30,7 +30,6 @@ if importlib.util.find_spec("triton"):
     import anyres.model.kernels.gelu
     import anyres.model.kernels.norms
     import anyres.model.kernels.rotation
-    import anyres.model.kernels.rotation_float8
     import anyres.train.kernels.adamw
     import anyres.train.kernels.normal  # noqa: F401
 

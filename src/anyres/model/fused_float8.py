@@ -16,11 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from ..packing.pack import PackLayout
 from ..shapes import Tensor
-from .attention import AttentionPlan, Tiled
-from .elementwise import NORM_EPS, Branch, QkvProjection, Tokens, Vectors
+from .elementwise import NORM_EPS, Branch, Tokens, Vectors
 from .float8 import Float8Weights, Map
-from .fused import Attended, FusedElementwise
-from .kernels import attention, float8, norms, rotation, rotation_float8, sums
+from .fused import FusedElementwise
+from .kernels import float8, norms
 from .kernels.pieces import Pieces
 from .rows import Rows, product, product_over_rows
 
@@ -41,12 +40,6 @@ class Float8Elementwise(FusedElementwise):
         """See `Elementwise.mlp`."""
         maps = self._weights[up], self._weights[down]
         return Branch(_Mlp.apply(x, up.weight, up.bias, down.weight, *maps, self._made), down.bias.clone(), gate)
-
-    def attended(self, x: Tokens, projection: QkvProjection, plan: AttentionPlan) -> Tokens:
-        """See `Elementwise.attended`."""
-        if isinstance(plan, Tiled) and torch.is_grad_enabled():
-            return _Attended.apply(self._made, plan.tiles, *self._projected(x, projection)).flatten(1)
-        return super().attended(x, projection, plan)
 
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """See `Elementwise.norm`; the normalised tokens are there in 8 bits alone."""
@@ -137,28 +130,6 @@ class _Mlp(torch.autograd.Function):
         d_before, d_up_bias = float8.gelu_backward(d_inner, before, up_bias)
         d_x, d_up = _gradients(d_before, Rows(*rows[:2]), up, up_map, dtype)
         return d_x, d_up, d_up_bias, d_down, None, None, None
-
-
-class _Attended(Attended):
-    """As in `fused.py`, with the gradient of queries, keys and values in 8 bits alone."""
-
-    @staticmethod
-    def forward(ctx: Any, made: _Made, *given: Any) -> Tensor:
-        ctx.made = made
-        return Attended.forward(ctx, *given)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
-        product, cos, sin, q, k, out, lse, *affine = ctx.saved_tensors
-        v, d_v = product.view(len(product), 3, *q.shape[1:])[:, 2], torch.empty_like(q)
-        grads = attention.backward(d_out, q, k, v, out, lse, ctx.tiles, d_v)
-        weights = rotation.Norms(*affine) if affine else None
-        d_bias = product.new_empty(product.shape[1], dtype=ctx.of_bias)
-        sums.over_rows(grads.sum_v, d_bias[-d_v[0].numel() :])
-        rows, d_norms = rotation_float8.backward(grads.q, grads.k, d_v, product, weights, cos, sin, ctx.eps, d_bias)
-        d_product = ctx.made.remember(ctx.made.stand_in(product), rows)
-        return None, None, d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.unbind(0))
 
 
 class _AddNorm(torch.autograd.Function):

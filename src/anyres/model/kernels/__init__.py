@@ -8,7 +8,6 @@
     gelu.py                bias and GELU
     cublas.py              products with a GELU in them; the library's kernels, not Triton's
     float8.py              what writes matrices in 8 bits
-    rotation_float8.py     the backward of rotation.py in 8 bits
     sums.py                sums over tokens
 
 Triton's are imported only where it is there and they are chosen. Everything is computed in float32, whatever the

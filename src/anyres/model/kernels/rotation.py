@@ -15,7 +15,7 @@ from torch import Tensor
 from . import sums
 
 FORWARD = {"TOKENS": 4, "num_warps": 4}  # tokens of a program, one after the other
-BACKWARD = {"TOKENS": 32, "num_warps": 2}
+BACKWARD = {"TOKENS": 64, "num_warps": 2}
 
 KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -86,13 +86,8 @@ def backward(
         _words(d_product), sum_bias, sum_norms, tokens, eps,
         NORM=norms is not None, **_tile(product, heads, dim), **BACKWARD,
     )  # fmt: skip
-    return _sums(sum_bias, sum_norms, d_bias, q_weight.dtype if norms else None)
-
-
-def _sums(sum_bias: Tensor, sum_norms: Tensor, d_bias: Tensor, dtype: torch.dtype | None) -> Tensor | None:
-    """Over the programs: the bias's first two thirds, written into `d_bias`, and the norms', if they have a dtype."""
-    sums.over_rows(sum_bias, d_bias[: sum_bias[0].numel()])
-    return sums.over_rows(sum_norms, torch.empty_like(sum_norms[0], dtype=dtype)) if dtype else None
+    sums.over_rows(sum_bias, d_bias[: 2 * heads * dim])
+    return sums.over_rows(sum_norms, torch.empty_like(sum_norms[0], dtype=q_weight.dtype)) if norms else None
 
 
 def _words(tensor: Tensor) -> Tensor:
@@ -184,28 +179,6 @@ def _heads_forward(
 
 
 @triton.jit
-def _gradient(
-    d_out, product, at, of, of_head, weight_a, weight_b, c, s, eps,
-    NORM: tl.constexpr, PAIRS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr,
-):  # fmt: skip
-    """A token's queries or keys: the product's gradient, what the norm gave before its weight, and the latter's."""
-    d_a, d_b = _load(d_out, at, of_head, KIND, BITS)
-    d_a, d_b = d_a * c + d_b * s, d_b * c - d_a * s
-    a, b, turned_a, turned_b = d_a, d_b, d_a, d_b
-    if NORM:
-        a, b = _load(product, of, of_head, KIND, BITS)
-        a, b, inverse = _normed(a, b, of_head, PAIRS, eps)
-        d_a *= weight_a
-        d_b *= weight_b
-        mean = tl.sum(d_a + d_b, axis=1) / (2 * PAIRS)
-        along = tl.sum(d_a * a + d_b * b, axis=1) / (2 * PAIRS)
-        d_a = (d_a - mean[:, None] - a * along[:, None]) * inverse[:, None]
-        d_b = (d_b - mean[:, None] - b * along[:, None]) * inverse[:, None]
-        d_a, d_b = tl.where(of_head, d_a, 0.0), tl.where(of_head, d_b, 0.0)
-    return d_a, d_b, a, b, turned_a, turned_b
-
-
-@triton.jit
 def _heads_backward(
     d_q, d_k, product, q_weight, k_weight, cos, sin, d_product, d_bias, d_norms, tokens, eps,
     NORM: tl.constexpr, TOKENS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr, HEADS: tl.constexpr,
@@ -219,7 +192,6 @@ def _heads_backward(
     d_out = d_k if part else d_q
     # sums over the program's tokens, kept a head apart to the end
     sum_a, sum_b = tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32), tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32)
-    weight_a, weight_b = sum_a, sum_b
     if NORM:
         weight_a, weight_b = _vectors(k_weight if part else q_weight, pair, inside)
         scale_a, scale_b = tl.zeros_like(sum_a), tl.zeros_like(sum_a)
@@ -228,15 +200,23 @@ def _heads_backward(
         token = program.to(tl.int64) * TOKENS + number
         row = token * (HEADS * PAIRS)
         of = 3 * row + part * (HEADS * PAIRS) + line
+        d_a, d_b = _load(d_out, row + line, of_head, KIND, BITS)
         c, s = _angles(cos, sin, token, pair, inside, PAIRS)
-        d_a, d_b, a, b, turned_a, turned_b = _gradient(
-            d_out, product, row + line, of, of_head, weight_a, weight_b, c, s, eps, NORM, PAIRS, KIND, BITS
-        )
+        d_a, d_b = d_a * c + d_b * s, d_b * c - d_a * s
         if NORM:
-            scale_a += turned_a * a
-            scale_b += turned_b * b
-            shift_a += turned_a
-            shift_b += turned_b
+            a, b = _load(product, of, of_head, KIND, BITS)
+            a, b, inverse = _normed(a, b, of_head, PAIRS, eps)
+            shift_a += d_a
+            shift_b += d_b
+            scale_a += d_a * a
+            scale_b += d_b * b
+            d_a *= weight_a
+            d_b *= weight_b
+            mean = tl.sum(d_a + d_b, axis=1) / (2 * PAIRS)
+            along = tl.sum(d_a * a + d_b * b, axis=1) / (2 * PAIRS)
+            d_a = (d_a - mean[:, None] - a * along[:, None]) * inverse[:, None]
+            d_b = (d_b - mean[:, None] - b * along[:, None]) * inverse[:, None]
+            d_a, d_b = tl.where(of_head, d_a, 0.0), tl.where(of_head, d_b, 0.0)
         sum_a += d_a
         sum_b += d_b
         _store(d_product, of, d_a, d_b, of_head, KIND, BITS)
@@ -245,11 +225,7 @@ def _heads_backward(
     tl.store(to + 1, sum_b, mask=of_head)
     if NORM:
         for_norms = d_norms + (program * 4 + 2 * part) * (2 * PAIRS) + 2 * pair
-        _store_sums(for_norms, scale_a, scale_b, inside)
-        _store_sums(for_norms + 2 * PAIRS, shift_a, shift_b, inside)
-
-
-@triton.jit
-def _store_sums(to, a, b, inside):
-    tl.store(to, tl.sum(a, axis=0), mask=inside)
-    tl.store(to + 1, tl.sum(b, axis=0), mask=inside)
+        tl.store(for_norms, tl.sum(scale_a, axis=0), mask=inside)
+        tl.store(for_norms + 1, tl.sum(scale_b, axis=0), mask=inside)
+        tl.store(for_norms + 2 * PAIRS, tl.sum(shift_a, axis=0), mask=inside)
+        tl.store(for_norms + 2 * PAIRS + 1, tl.sum(shift_b, axis=0), mask=inside)
