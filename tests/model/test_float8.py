@@ -194,12 +194,14 @@ def check_norms(device: str, dtype: torch.dtype) -> None:
     addend = norms.Addend(f, torch.randn(width, device=device).to(dtype), gate)
     given, pieces = (addend, norms.Affine(shift, scale)), cut(layout.cu_seqlens, tokens)
     rows, d_rows = Rows.empty(x.shape, x.device), Rows.empty(x.shape, x.device)
-    out, h = norms.forward(x, *given, layout.image_index, NORM_EPS)
-    again, nothing = norms.forward(x, *given, layout.image_index, NORM_EPS, rows)
+    out, h, spread = norms.forward(x, *given, layout.image_index, NORM_EPS)
+    again, nothing, _ = norms.forward(x, *given, layout.image_index, NORM_EPS, rows)
     assert nothing is None
     assert torch.equal(again, out)
     assert_rounded(rows, h)
-    grads = norms.backward(d_out, d_h, out, *given, pieces, NORM_EPS, d_rows)
+    grads = norms.backward(d_out, d_h, out, spread, *given, pieces, d_rows)
+    assert_rounded(d_rows, grads.f)
+    assert norms.backward(d_out, d_h, out, spread, *given, pieces, d_rows, keep=False).f is None
     assert_rounded(d_rows, grads.f)
 
 

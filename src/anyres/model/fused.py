@@ -95,17 +95,17 @@ class _Norm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, image_index: Tensor, pieces: Pieces
     ) -> tuple[Tensor, Tensor]:
-        x, h = norms.forward(x, None, norms.Affine(shift, scale), image_index, NORM_EPS)
+        x, h, spread = norms.forward(x, None, norms.Affine(shift, scale), image_index, NORM_EPS)
         assert h is not None  # noqa: S101 - an affine was given
-        ctx.save_for_backward(x, shift, scale)
+        ctx.save_for_backward(x, spread, shift, scale)
         ctx.pieces = pieces
         return x, h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_x: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        x, shift, scale = ctx.saved_tensors
-        grads = norms.backward(d_x, d_h, x, None, norms.Affine(shift, scale), ctx.pieces, NORM_EPS)
+        x, spread, *affine = ctx.saved_tensors
+        grads = norms.backward(d_x, d_h, x, spread, None, norms.Affine(*affine), ctx.pieces)
         return grads.x, grads.shift, grads.scale, None, None
 
 
@@ -114,7 +114,7 @@ class _Add(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, f: Tensor, bias: Tensor, gate: Tensor, image_index: Tensor, pieces: Pieces
     ) -> Tensor:
-        out, _ = norms.forward(x, norms.Addend(f, bias, gate), None, image_index, NORM_EPS)
+        out, *_ = norms.forward(x, norms.Addend(f, bias, gate), None, image_index, NORM_EPS)
         ctx.save_for_backward(f, bias, gate)
         ctx.pieces = pieces
         return out
@@ -123,7 +123,7 @@ class _Add(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         f, bias, gate = ctx.saved_tensors
-        grads = norms.backward(d_out, None, d_out, norms.Addend(f, bias, gate), None, ctx.pieces, NORM_EPS)
+        grads = norms.backward(d_out, None, d_out, d_out, norms.Addend(f, bias, gate), None, ctx.pieces)
         return grads.x, grads.f, grads.bias, grads.gate, None, None
 
 
@@ -141,18 +141,18 @@ class _AddNorm(torch.autograd.Function):
         pieces: Pieces,
     ) -> tuple[Tensor, Tensor]:
         addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
-        out, h = norms.forward(x, addend, affine, image_index, NORM_EPS)
+        out, h, spread = norms.forward(x, addend, affine, image_index, NORM_EPS)
         assert h is not None  # noqa: S101 - an affine was given
-        ctx.save_for_backward(out, *addend, *affine)
+        ctx.save_for_backward(out, spread, *addend, *affine)
         ctx.pieces = pieces
         return out, h
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        out, f, bias, gate, shift, scale = ctx.saved_tensors
+        out, spread, f, bias, gate, shift, scale = ctx.saved_tensors
         addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
-        grads = norms.backward(d_out, d_h, out, addend, affine, ctx.pieces, NORM_EPS)
+        grads = norms.backward(d_out, d_h, out, spread, addend, affine, ctx.pieces)
         return grads.x, grads.f, grads.bias, grads.gate, grads.shift, grads.scale, None, None
 
 

@@ -35,18 +35,24 @@ class Float8Elementwise(FusedElementwise):
     def __init__(self, layout: PackLayout, weights: Float8Weights) -> None:
         super().__init__(layout)
         self._weights, self._made = weights, _Made()
+        self._tapped: Tensor | None = None  # the last product that is also added by itself
 
     def mlp(self, x: Tokens, up: nn.Linear, down: nn.Linear, gate: Vectors) -> Branch:
         """See `Elementwise.mlp`."""
         maps = self._weights[up], self._weights[down]
         return Branch(_Mlp.apply(x, up.weight, up.bias, down.weight, *maps, self._made), down.bias.clone(), gate)
 
+    def add(self, x: Tokens, branch: Branch) -> Tokens:
+        """See `Elementwise.add`."""
+        self._tapped = branch.product
+        return super().add(x, branch)
+
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """See `Elementwise.norm`; the normalised tokens are there in 8 bits alone."""
         if branch is None:
             return super().norm(x, branch, shift, scale)
-        rows = Rows.empty(x.shape, x.device)
-        x, h = _AddNorm.apply(x, *branch, shift, scale, self.image_index, self._pieces, self._made, rows)
+        rows, tapped = Rows.empty(x.shape, x.device), branch.product is self._tapped
+        x, h = _AddNorm.apply(x, *branch, shift, scale, self.image_index, self._pieces, self._made, rows, tapped)
         return x, self._made.remember(h, rows)
 
     def last_norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> Tokens:
@@ -148,20 +154,21 @@ class _AddNorm(torch.autograd.Function):
         pieces: Pieces,
         made: _Made,
         rows: Rows,
+        tapped: bool,
     ) -> tuple[Tensor, Tensor]:
         addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
-        out, _ = norms.forward(x, addend, affine, image_index, NORM_EPS, rows)
-        ctx.save_for_backward(out, *addend, *affine)
-        ctx.pieces, ctx.made = pieces, made
+        out, _, spread = norms.forward(x, addend, affine, image_index, NORM_EPS, rows)
+        ctx.save_for_backward(out, spread, *addend, *affine)
+        ctx.pieces, ctx.made, ctx.tapped = pieces, made, tapped
         return out, made.stand_in(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_h: Tensor) -> tuple[Tensor | None, ...]:
-        out, f, bias, gate, shift, scale = ctx.saved_tensors
+        out, spread, f, bias, gate, shift, scale = ctx.saved_tensors
         addend, affine = norms.Addend(f, bias, gate), norms.Affine(shift, scale)
         rows = Rows.empty(f.shape, f.device)
-        grads = norms.backward(d_out, d_h, out, addend, affine, ctx.pieces, NORM_EPS, rows)
-        assert grads.f is not None  # noqa: S101 - there is an addend
-        d_f = ctx.made.remember(grads.f, rows)
-        return grads.x, d_f, grads.bias, grads.gate, grads.shift, grads.scale, None, None, None, None
+        # where another gradient is added to it, the product's is wanted as it is
+        grads = norms.backward(d_out, d_h, out, spread, addend, affine, ctx.pieces, rows, keep=ctx.tapped)
+        d_f = ctx.made.remember(ctx.made.stand_in(f) if grads.f is None else grads.f, rows)
+        return grads.x, d_f, grads.bias, grads.gate, grads.shift, grads.scale, None, None, None, None, None

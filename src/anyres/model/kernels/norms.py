@@ -1,7 +1,7 @@
 """Gate, residual and modulated norm in one pass over the tokens, and in one backward.
 
-`forward` reads x (and f) once and writes x' (and h) once; `backward` reads four tensors and writes two. The norm's mean
-and spread are computed anew in the backward, from x', which is at hand.
+`forward` reads x (and f) once and writes x' (and h) once; `backward` reads four tensors and writes two. A token's mean
+and spread are kept for the backward.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..rows import Rows
-from .float8 import cut_width, scale_of, store_row
+from .float8 import cut_width, store_row
 from .pieces import Pieces, sums_by_image, weighted_sum
 
 FORWARD = {"num_warps": 2}
-BACKWARD = {"AHEAD": 4, "num_warps": 4}  # loads are begun so many tokens ahead
+BACKWARD = {"AHEAD": 1, "num_warps": 4, "maxnreg": 128}  # loads are begun so many tokens ahead
 
 
 class Addend(NamedTuple):
@@ -40,25 +40,39 @@ class Affine(NamedTuple):
     scale: Tensor
 
 
+class Normed(NamedTuple):
+    """Of a forward pass.
+
+    Attributes:
+        x: (tokens, width), with the addend.
+        h: likewise, what the affine gives; None without one, or where it is there in 8 bits.
+        spread: (tokens, 2) float32, the mean of x and the inverse of its spread, where there is an affine.
+    """
+
+    x: Tensor
+    h: Tensor | None
+    spread: Tensor
+
+
 def forward(
     x: Tensor, addend: Addend | None, affine: Affine | None, image_index: Tensor, eps: float, rows: Rows | None = None
-) -> tuple[Tensor, Tensor | None]:
+) -> Normed:
     """X' = x + gate·(f + bias), and h = norm(x')·(1 + scale) + shift; x' is x itself without an addend.
 
-    `image_index` is the row of each token's image. Where `rows` are given, h is written into them, in 8 bits, and not
-    returned.
+    `image_index` is the row of each token's image. Where `rows` are given, h is written into them, in 8 bits.
     """
     x = x.contiguous()
     out = torch.empty_like(x) if addend else x
     h = torch.empty_like(x) if affine and rows is None else None
     f, bias, gate = _contiguous(addend) if addend else (x, x, x)
     shift, scale = affine or (x, x)
+    spread = torch.empty(len(x), 2, device=x.device, dtype=torch.float32)
     _norm_forward[(len(x),)](
-        x, f, bias, gate, shift, scale, out, x if h is None else h, *(rows or (x, x)), image_index,
+        x, f, bias, gate, shift, scale, out, x if h is None else h, *(rows or (x, x)), spread, image_index,
         x.shape[1], gate.stride(0), shift.stride(0), scale.stride(0), eps,
         ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None, **cut_width(x.shape[1]), **FORWARD,
     )  # fmt: skip
-    return out, h
+    return Normed(out, h, spread)
 
 
 class Gradients(NamedTuple):
@@ -66,7 +80,7 @@ class Gradients(NamedTuple):
 
     Attributes:
         x: (tokens, width).
-        f: (tokens, width).
+        f: (tokens, width); None, too, where it is there in 8 bits alone.
         bias: (width,), in its dtype.
         gate: (images, width), likewise.
         shift: (images, width), likewise.
@@ -85,27 +99,42 @@ def backward(
     d_out: Tensor,
     d_h: Tensor | None,
     out: Tensor,
+    spread: Tensor,
     addend: Addend | None,
     affine: Affine | None,
     pieces: Pieces,
-    eps: float,
     rows: Rows | None = None,
+    *,
+    keep: bool = True,
 ) -> Gradients:
-    """From the gradients of x' and h. `out` is x', which only the norm needs; f's is also written into `rows`."""
+    """From the gradients of x' and h.
+
+    Args:
+        d_out: of x', (tokens, width).
+        d_h: of h, likewise.
+        out: x', which only the norm needs.
+        spread: of x', likewise.
+        addend: as in the forward.
+        affine: likewise.
+        pieces: of the pack.
+        rows: where the gradient of f is also written, in 8 bits.
+        keep: whether it is wanted as it is, too.
+    """
     d_out = d_out.contiguous()
     width = d_out.shape[1]
     d_x = torch.empty_like(d_out) if affine else d_out
-    d_f = torch.empty_like(d_out) if addend else None
+    d_f = torch.empty_like(d_out) if addend and keep else None
     f, bias, gate = _contiguous(addend) if addend else (d_out, d_out, d_out)
     scale = affine.scale if affine else d_out
     values = 2 * (addend is not None) + 2 * (affine is not None)
     partial = torch.empty(len(pieces.bounds), values, width, device=d_out.device, dtype=torch.float32)
+    main = triton.next_power_of_2(width) // 2  # and the rest in another, of which no less is left
     _norm_backward[(len(pieces.bounds),)](
-        d_out, d_out if d_h is None else d_h.contiguous(), out, f, bias, gate, scale,
+        d_out, d_out if d_h is None else d_h.contiguous(), out, spread, f, bias, gate, scale,
         d_x, d_out if d_f is None else d_f, *(rows or (d_out, d_out)), partial, pieces.bounds,
-        width, gate.stride(0), scale.stride(0), eps,
-        ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None,
-        BLOCK=triton.next_power_of_2(width), **BACKWARD,
+        width, gate.stride(0), scale.stride(0),
+        ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None, KEEP=keep,
+        MAIN=main, REST=triton.next_power_of_2(width - main), **BACKWARD,
     )  # fmt: skip
     summed, d_addend = sums_by_image(partial, pieces, scale.dtype if addend is None else gate.dtype)
     sums = list(summed.unbind(1))
@@ -141,7 +170,7 @@ def _modulated(normed, shift, scale):
 
 @triton.jit
 def _norm_forward(
-    x, f, bias, gate, shift, scale, out, h, row_values, row_scales, image_index,
+    x, f, bias, gate, shift, scale, out, h, row_values, row_scales, spread, image_index,
     width, gate_stride, shift_stride, scale_stride, eps,
     ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
@@ -170,15 +199,14 @@ def _norm_forward(
             tl.store(out + at + more, rest, mask=inside)
     if NORM:
         value, rest = value.to(tl.float32), rest.to(tl.float32)
-        total = tl.sum(value)
-        if REST:
-            total += tl.sum(rest)
+        total = tl.sum(_folded(value, rest, MAIN, REST))
         value -= total / width
-        squares = tl.sum(value * value)
         if REST:
             rest = tl.where(inside, rest - total / width, 0.0)
-            squares += tl.sum(rest * rest)
+        squares = tl.sum(_folded(value * value, rest * rest, MAIN, REST))
         inverse = 1 / tl.sqrt(squares / width + eps)
+        tl.store(spread + 2 * row, total / width)
+        tl.store(spread + 2 * row + 1, inverse)
         value = _modulated(value * inverse, shift1, scale1)
         if REST:
             rest = _modulated(rest * inverse, shift2, scale2)
@@ -196,58 +224,79 @@ def _add_both(a, b, other_a, other_b):
 
 
 @triton.jit
+def _folded(main, rest, MAIN: tl.constexpr, REST: tl.constexpr):
+    """The first part of a row added to the second, if there is one, so that threads wait once for the sum of all."""
+    return tl.sum(tl.reshape(main, (REST, MAIN // REST)), axis=1) + rest if REST else main
+
+
+@triton.jit
 def _norm_backward(
-    d_out, d_h, out, f, bias, gate, scale, d_x, d_f, row_values, row_scales, partial, bounds,
-    width, gate_stride, scale_stride, eps,
-    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, AHEAD: tl.constexpr, BLOCK: tl.constexpr,
+    d_out, d_h, out, spread, f, bias, gate, scale, d_x, d_f, row_values, row_scales, partial, bounds,
+    width, gate_stride, scale_stride,
+    ADDEND: tl.constexpr, NORM: tl.constexpr, EIGHT: tl.constexpr, KEEP: tl.constexpr, AHEAD: tl.constexpr,
+    MAIN: tl.constexpr, REST: tl.constexpr,
 ):  # fmt: skip
+    """A piece, token by token, each in two parts: the first columns and the rest."""
     piece = tl.program_id(0)
     start, end = tl.load(bounds + 3 * piece).to(tl.int64), tl.load(bounds + 3 * piece + 1)
     image = tl.load(bounds + 3 * piece + 2).to(tl.int64)
-    cols = tl.arange(0, BLOCK)
-    inside = cols < width
+    cols, more = tl.arange(0, MAIN), MAIN + tl.arange(0, REST)
+    inside = more < width
+    none1, none2 = tl.zeros((MAIN,), tl.float32), tl.zeros((REST,), tl.float32)
     if ADDEND:
-        g = tl.load(gate + image * gate_stride + cols, mask=inside, other=0.0).to(tl.float32)
-        b = tl.load(bias + cols, mask=inside, other=0.0).to(tl.float32)
-        sum_gate = tl.zeros((BLOCK,), tl.float32)
-        sum_x = tl.zeros((BLOCK,), tl.float32)
+        gate1, gate2 = _both(gate + image * gate_stride, cols, more, inside, REST)
+        bias1, bias2 = _both(bias, cols, more, inside, REST)
+        gate_sum1, gate_sum2, x_sum1, x_sum2 = none1, none2, none1, none2
     if NORM:
-        times = 1 + tl.load(scale + image * scale_stride + cols, mask=inside, other=0.0).to(tl.float32)
-        sum_shift = tl.zeros((BLOCK,), tl.float32)
-        sum_scale = tl.zeros((BLOCK,), tl.float32)
+        scale1, scale2 = _both(scale + image * scale_stride, cols, more, inside, REST)
+        shift_sum1, shift_sum2, scale_sum1, scale_sum2 = none1, none2, none1, none2
     for number in tl.range(0, (end - start).to(tl.int32), num_stages=AHEAD):
-        at = (start + number) * width + cols
-        d_value = tl.load(d_out + at, mask=inside, other=0.0).to(tl.float32)
-        if NORM:
-            value = tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
-            d_normed = tl.load(d_h + at, mask=inside, other=0.0).to(tl.float32)
-            scaled = d_normed * times
-            # sums two by two, since threads wait for each other in each
-            total, mean = tl.reduce((value, scaled), 0, _add_both)
-            centred = tl.where(inside, value - total / width, 0.0)
-            squares, along = tl.reduce((centred * centred, scaled * centred), 0, _add_both)
-            inverse = 1 / tl.sqrt(squares / width + eps)
-            normed = centred * inverse
-            sum_shift += d_normed
-            sum_scale += d_normed * normed
-            d_value += (scaled - mean / width - normed * (along * inverse / width)) * inverse
-            tl.store(d_x + at, d_value.to(d_x.dtype.element_ty), mask=inside)
+        token = start + number
+        at = token * width
+        d1, d2 = _both(d_out + at, cols, more, inside, REST)
+        d1, d2 = d1.to(tl.float32), d2.to(tl.float32)
         if ADDEND:
-            d_value = tl.where(inside, d_value, 0.0)
-            added = tl.load(f + at, mask=inside, other=0.0).to(tl.float32) + b
-            sum_gate += d_value * added
-            sum_x += d_value
-            d_value *= g
-            tl.store(d_f + at, d_value.to(d_f.dtype.element_ty), mask=inside)
+            f1, f2 = _both(f + at, cols, more, inside, REST)
+        if NORM:
+            out1, out2 = _both(out + at, cols, more, inside, REST)
+            h1, h2 = _both(d_h + at, cols, more, inside, REST)
+            mean, inverse = tl.load(spread + 2 * token), tl.load(spread + 2 * token + 1)
+            normed1, normed2 = (out1.to(tl.float32) - mean) * inverse, (out2.to(tl.float32) - mean) * inverse
+            h1, h2 = h1.to(tl.float32), h2.to(tl.float32)
+            shift_sum1 += h1
+            shift_sum2 += h2
+            scale_sum1 += h1 * normed1
+            scale_sum2 += h2 * normed2
+            h1 *= 1 + scale1.to(tl.float32)
+            h2 *= 1 + scale2.to(tl.float32)
+            sums = _folded(h1, h2, MAIN, REST), _folded(h1 * normed1, h2 * normed2, MAIN, REST)
+            total, along = tl.reduce(sums, 0, _add_both)
+            d1 += (h1 - total / width - normed1 * (along / width)) * inverse
+            d2 += (h2 - total / width - normed2 * (along / width)) * inverse
+            tl.store(d_x + at + cols, d1.to(d_x.dtype.element_ty))
+            tl.store(d_x + at + more, d2.to(d_x.dtype.element_ty), mask=inside)
+        if ADDEND:
+            gate_sum1 += d1 * (f1.to(tl.float32) + bias1.to(tl.float32))
+            gate_sum2 += d2 * (f2.to(tl.float32) + bias2.to(tl.float32))
+            x_sum1 += d1
+            x_sum2 += d2
+            d1 *= gate1.to(tl.float32)
+            d2 *= gate2.to(tl.float32)  # zero beyond the width
+            if KEEP:
+                tl.store(d_f + at + cols, d1.to(d_f.dtype.element_ty))
+                tl.store(d_f + at + more, d2.to(d_f.dtype.element_ty), mask=inside)
             if EIGHT:
-                of_row = scale_of(tl.max(tl.abs(d_value)))
-                tl.store(row_values + at, (d_value / of_row).to(row_values.dtype.element_ty), mask=inside)
-                tl.store(row_scales + start + number, of_row)
-    values: tl.constexpr = 2 * NORM + 2 * ADDEND
-    to = partial + piece.to(tl.int64) * values * width + cols
+                store_row(row_values, row_scales, token, width, d1, d2, MAIN, REST)
+    to = partial + piece.to(tl.int64) * ((2 * NORM + 2 * ADDEND) * width)
     if NORM:
-        tl.store(to, sum_shift, mask=inside)
-        tl.store(to + width, sum_scale, mask=inside)
+        _store_both(to, shift_sum1, shift_sum2, cols, more, inside)
+        _store_both(to + width, scale_sum1, scale_sum2, cols, more, inside)
     if ADDEND:
-        tl.store(to + 2 * NORM * width, sum_gate, mask=inside)
-        tl.store(to + (2 * NORM + 1) * width, sum_x, mask=inside)
+        _store_both(to + 2 * NORM * width, gate_sum1, gate_sum2, cols, more, inside)
+        _store_both(to + (2 * NORM + 1) * width, x_sum1, x_sum2, cols, more, inside)
+
+
+@triton.jit
+def _store_both(to, first, rest, cols, more, inside):
+    tl.store(to + cols, first)
+    tl.store(to + more, rest, mask=inside)
