@@ -47,8 +47,14 @@ def test_norms_write_what_they_give_in_8_bits() -> None:
     checks.check_norms("cuda", BFLOAT16)
 
 
-def test_columns_are_the_rows_at_one_scale() -> None:
-    checks.check_columns("cuda")
+@pytest.mark.parametrize(("height", "widths"), [(37, (48, 208)), (16346, (1152, 3456))])
+def test_columns_are_the_rows_at_one_scale(height: int, widths: tuple[int, int]) -> None:
+    checks.check_columns("cuda", height, widths)
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_the_gradient_of_heads_in_8_bits(normed: bool) -> None:
+    checks.check_heads(normed, "cuda", heads=16, dim=72)
 
 
 def test_a_product_over_rows() -> None:
@@ -56,7 +62,7 @@ def test_a_product_over_rows() -> None:
 
 
 @pytest.mark.parametrize("width", [32, 1152])
-@pytest.mark.parametrize("name", ["branch", "mlp", "heads", "norm"])
+@pytest.mark.parametrize("name", ["branch", "mlp", "heads", "attended", "norm"])
 def test_each_function_is_the_plain_one_up_to_the_rounding(name: str, width: int) -> None:
     checks.check_function(name, "cuda", BFLOAT16, 0.08, width)
 
@@ -69,9 +75,11 @@ def test_a_projection_sees_what_is_there_in_8_bits_alone() -> None:
     checks.check_projection("cuda", BFLOAT16)
 
 
-def test_a_run_is_one_of_bfloat16_to_rounding_and_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packs_per_step", [1, 2])
+def test_a_run_is_one_of_bfloat16_to_rounding_and_resumes(packs_per_step: int, tmp_path: Path) -> None:
+    """Gradients of several packs are added up in float32, of weights in float32."""
     data = dataset(tmp_path, multiple_of_cells=2)
-    config = settings(data, steps=12, packs_per_step=1)
+    config = settings(data, steps=12, packs_per_step=packs_per_step)
     for precision in ("bfloat16", "float8"):
         train(replace(config, precision=precision), data, tmp_path / precision, device="cuda")
     for steps in (5, 12):

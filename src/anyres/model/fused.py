@@ -53,7 +53,7 @@ class FusedElementwise(Elementwise):
             return super().attended(x, projection, plan)
         projected = self._projected(x, projection)
         if torch.is_grad_enabled() or plan.forward is None:
-            return _Attended.apply(plan.tiles, *projected).flatten(1)
+            return Attended.apply(plan.tiles, *projected).flatten(1)
         product, _, cos, sin, eps, *affine = projected
         weights = rotation.Norms(*affine) if affine else None
         heads = product.shape[1] // (6 * cos.shape[1])
@@ -227,13 +227,14 @@ class _Heads(torch.autograd.Function):
         return _heads_backward(d_q, d_k, product, cos, sin, ctx.eps, affine, d_product, d_bias)
 
 
-class _Attended(torch.autograd.Function):
+class Attended(torch.autograd.Function):
     """The same and attention by tiles, which leaves the values' gradient where the product's is wanted."""
 
     @staticmethod
     def forward(
         ctx: Any, tiles: Tiles, product: Tensor, bias: Tensor, cos: Tensor, sin: Tensor, eps: float, *affine: Tensor
     ) -> Tensor:
+        """Attended values, (tokens, heads, dim)."""
         q, k, v = _heads(product, cos, sin, eps, affine)
         out, lse = attention.forward(q, k, v, tiles)
         ctx.save_for_backward(product, cos, sin, q, k, out, lse, *affine)
@@ -243,6 +244,7 @@ class _Attended(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the product, its bias and the norms' weights."""
         product, cos, sin, q, k, out, lse, *affine = ctx.saved_tensors
         d_product = torch.empty_like(product)
         v, d_v = (one.view(len(product), 3, *q.shape[1:])[:, 2] for one in (product, d_product))

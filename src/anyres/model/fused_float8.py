@@ -16,10 +16,11 @@ from torch.autograd.function import once_differentiable
 
 from ..packing.pack import PackLayout
 from ..shapes import Tensor
-from .elementwise import NORM_EPS, Branch, Tokens, Vectors
+from .attention import AttentionPlan, Tiled
+from .elementwise import NORM_EPS, Branch, QkvProjection, Tokens, Vectors
 from .float8 import Float8Weights, Map
-from .fused import FusedElementwise
-from .kernels import float8, norms
+from .fused import Attended, FusedElementwise
+from .kernels import attention, float8, norms, rotation, sums
 from .kernels.pieces import Pieces
 from .rows import Rows, product, product_over_rows
 
@@ -40,6 +41,12 @@ class Float8Elementwise(FusedElementwise):
         """See `Elementwise.mlp`."""
         maps = self._weights[up], self._weights[down]
         return Branch(_Mlp.apply(x, up.weight, up.bias, down.weight, *maps, self._made), down.bias.clone(), gate)
+
+    def attended(self, x: Tokens, projection: QkvProjection, plan: AttentionPlan) -> Tokens:
+        """See `Elementwise.attended`."""
+        if isinstance(plan, Tiled) and torch.is_grad_enabled():
+            return _Attended.apply(self._made, plan.tiles, *self._projected(x, projection)).flatten(1)
+        return super().attended(x, projection, plan)
 
     def norm(self, x: Tokens, branch: Branch | None, shift: Vectors, scale: Vectors) -> tuple[Tokens, Tokens]:
         """See `Elementwise.norm`; the normalised tokens are there in 8 bits alone."""
@@ -62,11 +69,18 @@ class _Made:
 
     def __init__(self) -> None:
         self._last: tuple[Tensor, Rows] | None = None
+        self._nowhere: Tensor | None = None
 
     def remember(self, x: Tensor, rows: Rows) -> Tensor:
         """`x`, which `rows` are of."""
         self._last = x, rows
         return x
+
+    def stand_in(self, like: Tensor) -> Tensor:
+        """What stands for a tensor that is there in 8 bits alone: not a number, if it were read; without memory."""
+        if self._nowhere is None or self._nowhere.dtype != like.dtype:
+            self._nowhere = like.new_full((), math.nan)
+        return self._nowhere.expand(like.shape)
 
     def rows_of(self, x: Tensor) -> Rows:
         """X in 8 bits, as it was made, or made now."""
@@ -83,7 +97,7 @@ class _Product(torch.autograd.Function):
         rows = made.rows_of(x)
         ctx.save_for_backward(weight, *rows)
         ctx.dtype, ctx.of_map, ctx.made = x.dtype, of_map, made
-        return product(rows, of_map.rows, x.dtype, bias)
+        return product(rows, of_map.rows, x.dtype, bias, fast=True)
 
     @staticmethod
     @once_differentiable
@@ -96,7 +110,7 @@ class _Product(torch.autograd.Function):
 def _gradients(d_out: Rows, x: Rows, weight: Tensor, of_map: Map, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Of a product's input and weight, from its own."""
     assert of_map.columns is not None, "weights for training"  # noqa: S101
-    d_weight = product_over_rows(float8.columns_of(d_out), float8.columns_of(x), dtype)
+    d_weight = product_over_rows(*float8.columns_of(d_out, x), dtype)
     return product(d_out, of_map.columns, dtype), d_weight.to(weight.dtype)
 
 
@@ -108,11 +122,11 @@ class _Mlp(torch.autograd.Function):
         ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, up_map: Map, down_map: Map, made: _Made
     ) -> Tensor:
         rows = made.rows_of(x)
-        before = product(rows, up_map.rows, x.dtype)
+        before = product(rows, up_map.rows, x.dtype, fast=True)
         inner = float8.gelu_forward(before, up_bias)
         ctx.save_for_backward(up, up_bias, down, before, *rows, *inner)
         ctx.maps, ctx.made = (up_map, down_map), made
-        return product(inner, down_map.rows, x.dtype)
+        return product(inner, down_map.rows, x.dtype, fast=True)
 
     @staticmethod
     @once_differentiable
@@ -123,6 +137,28 @@ class _Mlp(torch.autograd.Function):
         d_before, d_up_bias = float8.gelu_backward(d_inner, before, up_bias)
         d_x, d_up = _gradients(d_before, Rows(*rows[:2]), up, up_map, dtype)
         return d_x, d_up, d_up_bias, d_down, None, None, None
+
+
+class _Attended(Attended):
+    """As in `fused.py`, with the gradient of queries, keys and values in 8 bits alone."""
+
+    @staticmethod
+    def forward(ctx: Any, made: _Made, *given: Any) -> Tensor:
+        ctx.made = made
+        return Attended.forward(ctx, *given)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        product, cos, sin, q, k, out, lse, *affine = ctx.saved_tensors
+        v, d_v = product.view(len(product), 3, *q.shape[1:])[:, 2], torch.empty_like(q)
+        grads = attention.backward(d_out, q, k, v, out, lse, ctx.tiles, d_v)
+        weights = rotation.Norms(*affine) if affine else None
+        d_bias = product.new_empty(product.shape[1], dtype=ctx.of_bias)
+        sums.over_rows(grads.sum_v, d_bias[-d_v[0].numel() :])
+        rows, d_norms = rotation.backward_rows(grads.q, grads.k, d_v, product, weights, cos, sin, ctx.eps, d_bias)
+        d_product = ctx.made.remember(ctx.made.stand_in(product), rows)
+        return None, None, d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.unbind(0))
 
 
 class _AddNorm(torch.autograd.Function):
@@ -146,8 +182,7 @@ class _AddNorm(torch.autograd.Function):
         out, _ = norms.forward(x, addend, affine, image_index, NORM_EPS, rows)
         ctx.save_for_backward(out, *addend, *affine)
         ctx.pieces, ctx.made = pieces, made
-        # what stands for the normalised tokens has no memory: not a number anywhere, if it were read after all
-        return out, x.new_full((), math.nan).expand(x.shape)
+        return out, made.stand_in(x)
 
     @staticmethod
     @once_differentiable

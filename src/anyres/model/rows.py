@@ -57,13 +57,13 @@ class Columns(NamedTuple):
 
 
 def product(
-    a: Rows, b: Rows, dtype: torch.dtype, bias: Float[Tensor, "columns"] | None = None
+    a: Rows, b: Rows, dtype: torch.dtype, bias: Float[Tensor, "columns"] | None = None, *, fast: bool = False
 ) -> Float[Tensor, "rows columns"]:
-    """A·bᵀ (+ bias)."""
+    """A·bᵀ (+ bias); `fast` adds up in the matrix units alone, which on Hopper keep fewer bits than float32."""
     by_row = F.ScalingType.RowWise
     return F.scaled_mm(
         a.values, b.values.t(), a.scales, by_row, b.scales.t(), by_row,
-        bias=None if bias is None else bias.to(dtype), output_dtype=dtype,
+        bias=None if bias is None else bias.to(dtype), output_dtype=dtype, use_fast_accum=fast,
     )  # fmt: skip
 
 

@@ -187,20 +187,13 @@ def update_for(
     """The update that runs best where the model is.
 
     Raises:
-        BackendError: the configuration asks for float8, which this device, several processes or several packs a step
-            do not have.
+        BackendError: the configuration asks for float8, which this device or several processes do not have.
         ConfigError: likewise, of an architecture whose widths do not fit.
     """
     eight = config.precision == "float8"
     if eight and team.size > 1:
         raise BackendError(
             f"precision = 'float8' in {team.size} processes", wanted="one process", fix="use --precision bfloat16"
-        )
-    if eight and config.packs_per_step > 1:  # gradients are then added up in float32, of weights in float32
-        raise BackendError(
-            f"precision = 'float8' with packs_per_step = {config.packs_per_step}",
-            wanted="one pack a step: the 8-bit form of float32 weights is not right on GPUs yet",
-            fix="use --packs-per-step 1 with a larger --packing.budget, or --precision bfloat16",
         )
     if pick_kernels(model.kernels, model.device) == "triton":
         update: Update = FusedUpdate(model, average, optimizer, config.optimizer, network, team)

@@ -191,6 +191,11 @@ def _norm_forward(
 
 
 @triton.jit
+def _add_both(a, b, other_a, other_b):
+    return a + other_a, b + other_b
+
+
+@triton.jit
 def _norm_backward(
     d_out, d_h, out, f, bias, gate, scale, d_x, d_f, row_values, row_scales, partial, bounds,
     width, gate_stride, scale_stride, eps,
@@ -216,15 +221,16 @@ def _norm_backward(
         if NORM:
             value = tl.load(out + at, mask=inside, other=0.0).to(tl.float32)
             d_normed = tl.load(d_h + at, mask=inside, other=0.0).to(tl.float32)
-            centred = tl.where(inside, value - tl.sum(value, axis=0) / width, 0.0)
-            inverse = 1 / tl.sqrt(tl.sum(centred * centred, axis=0) / width + eps)
+            scaled = d_normed * times
+            # sums two by two, since threads wait for each other in each
+            total, mean = tl.reduce((value, scaled), 0, _add_both)
+            centred = tl.where(inside, value - total / width, 0.0)
+            squares, along = tl.reduce((centred * centred, scaled * centred), 0, _add_both)
+            inverse = 1 / tl.sqrt(squares / width + eps)
             normed = centred * inverse
             sum_shift += d_normed
             sum_scale += d_normed * normed
-            d_normed *= times
-            mean = tl.sum(d_normed, axis=0) / width
-            along = tl.sum(d_normed * normed, axis=0) / width
-            d_value += (d_normed - mean - normed * along) * inverse
+            d_value += (scaled - mean / width - normed * (along * inverse / width)) * inverse
             tl.store(d_x + at, d_value.to(d_x.dtype.element_ty), mask=inside)
         if ADDEND:
             d_value = tl.where(inside, d_value, 0.0)

@@ -12,10 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..rows import Rows
 from . import sums
+from .float8 import scale_of
 
 FORWARD = {"TOKENS": 4, "num_warps": 4}  # tokens of a program, one after the other
 BACKWARD = {"TOKENS": 32, "num_warps": 2}
+ROWS = {"TOKENS": 32, "AHEAD": 3, "num_warps": 4}  # of the backward in 8 bits
 
 KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -86,8 +89,38 @@ def backward(
         _words(d_product), sum_bias, sum_norms, tokens, eps,
         NORM=norms is not None, **_tile(product, heads, dim), **BACKWARD,
     )  # fmt: skip
-    sums.over_rows(sum_bias, d_bias[: 2 * heads * dim])
-    return sums.over_rows(sum_norms, torch.empty_like(sum_norms[0], dtype=q_weight.dtype)) if norms else None
+    return _sums(sum_bias, sum_norms, d_bias, q_weight.dtype if norms else None)
+
+
+def backward_rows(
+    d_q: Tensor,
+    d_k: Tensor,
+    d_v: Tensor,
+    product: Tensor,
+    norms: Norms | None,
+    cos: Tensor,
+    sin: Tensor,
+    eps: float,
+    d_bias: Tensor,
+) -> tuple[Rows, Tensor | None]:
+    """The same with the product's gradient in 8 bits, of all three parts; `d_v` is (tokens, heads, dim), too."""
+    tokens, heads, dim = d_q.shape
+    rows, programs = Rows.empty(product.shape, product.device), triton.cdiv(tokens, ROWS["TOKENS"])
+    sum_bias = torch.empty(programs, 2, heads, dim, device=product.device, dtype=torch.float32)
+    sum_norms = torch.empty(programs, 4, dim, device=product.device, dtype=torch.float32)
+    q_weight, k_weight = (norms.q_weight, norms.k_weight) if norms else (cos, cos)
+    _heads_backward_rows[(programs,)](
+        *(_words(one.contiguous()) for one in (d_q, d_k, d_v, product)), q_weight, k_weight, cos, sin,
+        *rows, sum_bias, sum_norms, tokens, eps,
+        NORM=norms is not None, **_tile(product, heads, dim), **ROWS,
+    )  # fmt: skip
+    return rows, _sums(sum_bias, sum_norms, d_bias, q_weight.dtype if norms else None)
+
+
+def _sums(sum_bias: Tensor, sum_norms: Tensor, d_bias: Tensor, dtype: torch.dtype | None) -> Tensor | None:
+    """Over the programs: the bias's first two thirds, written into `d_bias`, and the norms', if they have a dtype."""
+    sums.over_rows(sum_bias, d_bias[: sum_bias[0].numel()])
+    return sums.over_rows(sum_norms, torch.empty_like(sum_norms[0], dtype=dtype)) if dtype else None
 
 
 def _words(tensor: Tensor) -> Tensor:
@@ -129,10 +162,10 @@ def _store(words, at, a, b, here, KIND: tl.constexpr, BITS: tl.constexpr):
 @triton.jit
 def _normed(a, b, here, PAIRS: tl.constexpr, eps):
     """The pairs normalised over the channels of each head, and the inverse spread of each."""
-    mean = (tl.sum(a, axis=1) + tl.sum(b, axis=1)) / (2 * PAIRS)
+    mean = tl.sum(a + b, axis=1) / (2 * PAIRS)
     a = tl.where(here, a - mean[:, None], 0.0)
     b = tl.where(here, b - mean[:, None], 0.0)
-    inverse = 1 / tl.sqrt((tl.sum(a * a, axis=1) + tl.sum(b * b, axis=1)) / (2 * PAIRS) + eps)
+    inverse = 1 / tl.sqrt(tl.sum(a * a + b * b, axis=1) / (2 * PAIRS) + eps)
     return a * inverse[:, None], b * inverse[:, None], inverse
 
 
@@ -179,6 +212,28 @@ def _heads_forward(
 
 
 @triton.jit
+def _gradient(
+    d_out, product, at, of, of_head, weight_a, weight_b, c, s, eps,
+    NORM: tl.constexpr, PAIRS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr,
+):  # fmt: skip
+    """A token's queries or keys: the product's gradient, what the norm gave before its weight, and the latter's."""
+    d_a, d_b = _load(d_out, at, of_head, KIND, BITS)
+    d_a, d_b = d_a * c + d_b * s, d_b * c - d_a * s
+    a, b, turned_a, turned_b = d_a, d_b, d_a, d_b
+    if NORM:
+        a, b = _load(product, of, of_head, KIND, BITS)
+        a, b, inverse = _normed(a, b, of_head, PAIRS, eps)
+        d_a *= weight_a
+        d_b *= weight_b
+        mean = tl.sum(d_a + d_b, axis=1) / (2 * PAIRS)
+        along = tl.sum(d_a * a + d_b * b, axis=1) / (2 * PAIRS)
+        d_a = (d_a - mean[:, None] - a * along[:, None]) * inverse[:, None]
+        d_b = (d_b - mean[:, None] - b * along[:, None]) * inverse[:, None]
+        d_a, d_b = tl.where(of_head, d_a, 0.0), tl.where(of_head, d_b, 0.0)
+    return d_a, d_b, a, b, turned_a, turned_b
+
+
+@triton.jit
 def _heads_backward(
     d_q, d_k, product, q_weight, k_weight, cos, sin, d_product, d_bias, d_norms, tokens, eps,
     NORM: tl.constexpr, TOKENS: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr, HEADS: tl.constexpr,
@@ -192,6 +247,7 @@ def _heads_backward(
     d_out = d_k if part else d_q
     # sums over the program's tokens, kept a head apart to the end
     sum_a, sum_b = tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32), tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32)
+    weight_a, weight_b = sum_a, sum_b
     if NORM:
         weight_a, weight_b = _vectors(k_weight if part else q_weight, pair, inside)
         scale_a, scale_b = tl.zeros_like(sum_a), tl.zeros_like(sum_a)
@@ -200,23 +256,15 @@ def _heads_backward(
         token = program.to(tl.int64) * TOKENS + number
         row = token * (HEADS * PAIRS)
         of = 3 * row + part * (HEADS * PAIRS) + line
-        d_a, d_b = _load(d_out, row + line, of_head, KIND, BITS)
         c, s = _angles(cos, sin, token, pair, inside, PAIRS)
-        d_a, d_b = d_a * c + d_b * s, d_b * c - d_a * s
+        d_a, d_b, a, b, turned_a, turned_b = _gradient(
+            d_out, product, row + line, of, of_head, weight_a, weight_b, c, s, eps, NORM, PAIRS, KIND, BITS
+        )
         if NORM:
-            a, b = _load(product, of, of_head, KIND, BITS)
-            a, b, inverse = _normed(a, b, of_head, PAIRS, eps)
-            shift_a += d_a
-            shift_b += d_b
-            scale_a += d_a * a
-            scale_b += d_b * b
-            d_a *= weight_a
-            d_b *= weight_b
-            mean = (tl.sum(d_a, axis=1) + tl.sum(d_b, axis=1)) / (2 * PAIRS)
-            along = (tl.sum(d_a * a, axis=1) + tl.sum(d_b * b, axis=1)) / (2 * PAIRS)
-            d_a = (d_a - mean[:, None] - a * along[:, None]) * inverse[:, None]
-            d_b = (d_b - mean[:, None] - b * along[:, None]) * inverse[:, None]
-            d_a, d_b = tl.where(of_head, d_a, 0.0), tl.where(of_head, d_b, 0.0)
+            scale_a += turned_a * a
+            scale_b += turned_b * b
+            shift_a += turned_a
+            shift_b += turned_b
         sum_a += d_a
         sum_b += d_b
         _store(d_product, of, d_a, d_b, of_head, KIND, BITS)
@@ -225,7 +273,85 @@ def _heads_backward(
     tl.store(to + 1, sum_b, mask=of_head)
     if NORM:
         for_norms = d_norms + (program * 4 + 2 * part) * (2 * PAIRS) + 2 * pair
-        tl.store(for_norms, tl.sum(scale_a, axis=0), mask=inside)
-        tl.store(for_norms + 1, tl.sum(scale_b, axis=0), mask=inside)
-        tl.store(for_norms + 2 * PAIRS, tl.sum(shift_a, axis=0), mask=inside)
-        tl.store(for_norms + 2 * PAIRS + 1, tl.sum(shift_b, axis=0), mask=inside)
+        _store_sums(for_norms, scale_a, scale_b, inside)
+        _store_sums(for_norms + 2 * PAIRS, shift_a, shift_b, inside)
+
+
+@triton.jit
+def _heads_backward_rows(
+    d_q, d_k, d_v, product, q_weight, k_weight, cos, sin, values, scales, d_bias, d_norms, tokens, eps,
+    NORM: tl.constexpr, TOKENS: tl.constexpr, AHEAD: tl.constexpr, KIND: tl.constexpr, BITS: tl.constexpr,
+    HEADS: tl.constexpr, PAIRS: tl.constexpr, ALL_HEADS: tl.constexpr, ALL_PAIRS: tl.constexpr,
+):  # fmt: skip
+    """Queries, keys and values of a token together, since their row has one scale."""
+    program = tl.program_id(0)
+    head, pair = tl.arange(0, ALL_HEADS), tl.arange(0, ALL_PAIRS)
+    inside = pair < PAIRS
+    line = head[:, None] * PAIRS + pair[None, :]  # in words
+    of_head = (head < HEADS)[:, None] & inside[None, :]
+    q_sum_a, q_sum_b = tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32), tl.zeros((ALL_HEADS, ALL_PAIRS), tl.float32)
+    k_sum_a, k_sum_b = tl.zeros_like(q_sum_a), tl.zeros_like(q_sum_a)
+    q_weight_a, q_weight_b, k_weight_a, k_weight_b = q_sum_a, q_sum_b, q_sum_a, q_sum_b
+    if NORM:
+        q_weight_a, q_weight_b = _vectors(q_weight, pair, inside)
+        k_weight_a, k_weight_b = _vectors(k_weight, pair, inside)
+        q_scale_a, q_scale_b = tl.zeros_like(q_sum_a), tl.zeros_like(q_sum_a)
+        q_shift_a, q_shift_b = tl.zeros_like(q_sum_a), tl.zeros_like(q_sum_a)
+        k_scale_a, k_scale_b = tl.zeros_like(q_sum_a), tl.zeros_like(q_sum_a)
+        k_shift_a, k_shift_b = tl.zeros_like(q_sum_a), tl.zeros_like(q_sum_a)
+    for number in tl.range(0, tl.minimum(TOKENS, tokens - program * TOKENS), num_stages=AHEAD):
+        token = program.to(tl.int64) * TOKENS + number
+        row = token * (HEADS * PAIRS)
+        at, of = row + line, 3 * row + line
+        c, s = _angles(cos, sin, token, pair, inside, PAIRS)
+        q_a, q_b, a, b, turned_a, turned_b = _gradient(
+            d_q, product, at, of, of_head, q_weight_a, q_weight_b, c, s, eps, NORM, PAIRS, KIND, BITS
+        )
+        q_sum_a += q_a
+        q_sum_b += q_b
+        if NORM:
+            q_scale_a += turned_a * a
+            q_scale_b += turned_b * b
+            q_shift_a += turned_a
+            q_shift_b += turned_b
+        k_a, k_b, a, b, turned_a, turned_b = _gradient(
+            d_k, product, at, of + HEADS * PAIRS, of_head, k_weight_a, k_weight_b, c, s, eps, NORM, PAIRS, KIND, BITS
+        )
+        k_sum_a += k_a
+        k_sum_b += k_b
+        if NORM:
+            k_scale_a += turned_a * a
+            k_scale_b += turned_b * b
+            k_shift_a += turned_a
+            k_shift_b += turned_b
+        v_a, v_b = _load(d_v, at, of_head, KIND, BITS)
+        greatest = tl.maximum(tl.maximum(tl.abs(q_a), tl.abs(q_b)), tl.maximum(tl.abs(k_a), tl.abs(k_b)))
+        scale = scale_of(tl.max(tl.maximum(greatest, tl.maximum(tl.abs(v_a), tl.abs(v_b)))))
+        _store_pair(values, of, q_a, q_b, 1 / scale, of_head)
+        _store_pair(values, of + HEADS * PAIRS, k_a, k_b, 1 / scale, of_head)
+        _store_pair(values, of + 2 * HEADS * PAIRS, v_a, v_b, 1 / scale, of_head)
+        tl.store(scales + token, scale)
+    to = d_bias + program * (4 * HEADS * PAIRS) + 2 * line
+    tl.store(to, q_sum_a, mask=of_head)
+    tl.store(to + 1, q_sum_b, mask=of_head)
+    tl.store(to + 2 * HEADS * PAIRS, k_sum_a, mask=of_head)
+    tl.store(to + 2 * HEADS * PAIRS + 1, k_sum_b, mask=of_head)
+    if NORM:
+        for_norms = d_norms + program * (8 * PAIRS) + 2 * pair
+        _store_sums(for_norms, q_scale_a, q_scale_b, inside)
+        _store_sums(for_norms + 2 * PAIRS, q_shift_a, q_shift_b, inside)
+        _store_sums(for_norms + 4 * PAIRS, k_scale_a, k_scale_b, inside)
+        _store_sums(for_norms + 6 * PAIRS, k_shift_a, k_shift_b, inside)
+
+
+@triton.jit
+def _store_pair(values, at, a, b, times, here):
+    """Both members of each pair in 8 bits."""
+    to = values + 2 * at[:, :, None] + tl.arange(0, 2)[None, None, :]
+    tl.store(to, tl.join(a * times, b * times).to(values.dtype.element_ty), mask=here[:, :, None])
+
+
+@triton.jit
+def _store_sums(to, a, b, inside):
+    tl.store(to, tl.sum(a, axis=0), mask=inside)
+    tl.store(to + 1, tl.sum(b, axis=0), mask=inside)
