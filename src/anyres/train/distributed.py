@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 WAIT = timedelta(minutes=30)  # of one process for the others, such as while one of them makes pictures
 STATE_BYTES = 20  # of a parameter: weight, average, two moments, gradient
-TOGETHER = 2**30  # parameters
+TOGETHER = 2**27  # parameters: five blocks of XL
 DDP_SHARE = 0.25  # of a GPU's memory that they may take before "auto" shards them
 
 
