@@ -124,7 +124,7 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def measure_speed(network: Any, device: torch.device, cases: Sequence[tuple[int, int]], repeats: int) -> list[dict]:
+def measure_speed(network: Any, device: torch.device, cases: Sequence[tuple[int, int]], repeats: int) -> Iterator[dict]:
     """Images/s of every form at each side in px and number of images, and its deviation from exact float32."""
     torch.manual_seed(1)
     images = {side: torch.rand(number, 3, side, side, device=device) * 2 - 1 for side, number in cases}
@@ -134,7 +134,6 @@ def measure_speed(network: Any, device: torch.device, cases: Sequence[tuple[int,
     decoded = {side: exact.decode(batch) for side, batch in latents.items()}
     torch.backends.cudnn.allow_tf32 = True  # as torch has it, hence the released code
     del exact
-    rows = []
     print(f"{'form':32} {'px':>5} {'images':>6} {'half':7} {'images/s':>9} {'first, s':>8}  deviation/spread")
     for form in forms(network, device):
         for side, number in cases:
@@ -154,13 +153,12 @@ def measure_speed(network: Any, device: torch.device, cases: Sequence[tuple[int,
                     "first_s": round(first, 2),
                     "deviation_over_spread": round(deviation, 5),
                 }
-                rows.append(row)
                 print(
                     f"{form.name:32} {side:5} {number:6} {name:7} {row['images_per_s']:9.1f} {first:8.2f}  "
                     f"{deviation:.5f}",
                     flush=True,
                 )
-    return rows
+                yield row
 
 
 def measure_new_sizes(network: Any, device: torch.device) -> dict:
@@ -292,15 +290,20 @@ def main() -> None:
     device = pick_device(options.device)
     network = dc_ae(options.tiny)
     cases = [(64, 4), (128, 2)] if options.tiny else [(256, 32), (512, 16), (1024, 4)]
-    results: dict[str, Any] = {"parameters": sum(each.numel() for each in network.parameters())}
+    results: dict[str, Any] = {"parameters": sum(each.numel() for each in network.parameters()), "speed": []}
+
+    def keep(**found: Any) -> None:  # what is done is kept, whatever comes
+        results.update(found)
+        record_of_device(options.out, "codec", device, results)
+
     with torch.no_grad():
         if options.pictures:
-            results["pictures"] = measure_pictures(options.pictures, device, options.number)
-        results["speed"] = measure_speed(network, device, cases, options.repeats)
-        results["new_sizes"] = measure_new_sizes(network, device)
+            keep(pictures=measure_pictures(options.pictures, device, options.number))
+        for row in measure_speed(network, device, cases, options.repeats):
+            keep(speed=[*results["speed"], row])
+        keep(new_sizes=measure_new_sizes(network, device))
         if options.tiny:
             tiles.WHOLE_PX, tiles.TILE_PX, tiles.OVERLAP_PX = 256**2, 256, 128
-        results["tiles"] = measure_tiles(network, device, 1024 if options.tiny else 4096)
+        keep(tiles=measure_tiles(network, device, 1024 if options.tiny else 4096))
         if options.prepare:
-            results["prepare"] = measure_prepare(network, options.device, options.prepare, ("float32", "bfloat16"))
-    record_of_device(options.out, "codec", device, results)
+            keep(prepare=measure_prepare(network, options.device, options.prepare, ("float32", "bfloat16")))

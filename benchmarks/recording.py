@@ -1,5 +1,6 @@
 """What every recorded result holds: the device, the versions, the revision and the date."""
 
+import functools
 import json
 import os
 import platform
@@ -35,9 +36,14 @@ def record(path: Path, results: Any) -> None:
 def record_of_device(out: Path | None, name: str, device: torch.device, results: Any) -> None:
     """Record under `results/`, or in `out`; what a CPU gives is a dry run, recorded only where `out` says so."""
     if out is None and device.type == "cpu":
-        print("CPU, dry run: nothing recorded")
+        _say_once("CPU, dry run: nothing recorded")
         return
     record(out or RESULTS / f"{name}.json", results)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    print(text)
 
 
 def device_name(device: torch.device) -> str:

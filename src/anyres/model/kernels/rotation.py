@@ -17,7 +17,7 @@ from . import sums
 from .float8 import scale_of
 
 FORWARD = {"TOKENS": 4, "num_warps": 4}  # tokens of a program, one after the other
-BACKWARD = {"TOKENS": 32, "num_warps": 2}
+BACKWARD = {"TOKENS": 64, "num_warps": 2}
 ROWS = {"TOKENS": 32, "AHEAD": 3, "num_warps": 4}  # of the backward in 8 bits
 
 KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}

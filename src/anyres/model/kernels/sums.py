@@ -5,9 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS = 512  # that one program adds up
+ROWS = 1024  # that one program adds up
 # rows at once, columns: of many rows, and of as many as one program adds up, whose columns have to fill the device
-WIDE, NARROW = {"STEP": 32, "BLOCK": 128}, {"STEP": 128, "BLOCK": 32}
+WIDE, NARROW = {"STEP": 32, "BLOCK": 128}, {"STEP": 256, "BLOCK": 32}
 
 
 def over_rows(x: Tensor, out: Tensor) -> Tensor:
