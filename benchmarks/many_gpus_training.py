@@ -171,6 +171,8 @@ def speed(run: Training, plan: Plan, part: str) -> None:
         row["mfu"] = 3000 * float(costs.sum()) / len(done) / ms / peak / team.size
     if team.device.type == "cuda":
         row["peak_gib"] = torch.cuda.max_memory_allocated(team.device) / 2**30
+        # what a recording's passes fill is kept for it, but counts as allocated only while it is made
+        row["reserved_gib"] = torch.cuda.max_memory_reserved(team.device) / 2**30
         row |= timeline(lambda: next(run.steps), team.device)
     if team.leads:
         alone = (plan.found().get(part) or [row])[0]
@@ -182,7 +184,7 @@ def said(row: dict[str, Any]) -> str:
     """A speed in words."""
     figures = [f"{row['ms']:.1f} ms a step", f"{row['tokens_a_second']:,.0f} tokens/s", f"{row['scaling']:.1%}"]
     figures += [f"MFU {row['mfu']:.1%}"] if "mfu" in row else []
-    figures += [f"{row['peak_gib']:.1f} GiB"] if "peak_gib" in row else []
+    figures += [f"{row['peak_gib']:.1f} GiB, {row['reserved_gib']:.1f} reserved"] if "peak_gib" in row else []
     figures += [f"costliest process {row['imbalance']:.2%} over the mean" + " (recorded)" * row["recorded"]]
     figures += [", ".join(f"{name} {row[name]:.1f}" for name in Timeline.__annotations__ if name in row)]
     return f"{row['gpus']} x {row['parallel']}: " + "; ".join(figure for figure in figures if figure)

@@ -163,6 +163,7 @@ def test_a_network_is_the_same_with_kernels(rank: int | None, recomputed: int) -
         assert (one.grad - other.grad).norm() <= 1e-4 * max(float(one.grad.norm()), least), name
 
 
+@pytest.mark.float64
 @pytest.mark.parametrize(("rows", "width"), [(1, 7), (40, 300), (1024, 33), (1025, 129), (3000, 130)])
 def test_sums_over_rows(rows: int, width: int) -> None:
     values = torch.randn(rows, width)

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 WAIT = timedelta(minutes=30)  # of one process for the others, such as while one of them makes pictures
 STATE_BYTES = 20  # of a parameter: weight, average, two moments, gradient
-TOGETHER = 2**30  # parameters
+TOGETHER = 10**8  # parameters gathered at once: four blocks of XL
 DDP_SHARE = 0.25  # of a GPU's memory that they may take before "auto" shards them
 
 
@@ -75,7 +75,8 @@ class Team:
         half = exact
         if in_bfloat16(config, self.device) and model.patch_embedding.weight.dtype == torch.float32:
             half = replace(exact, param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        # gathered once a step, and kept for the backward pass; none follows a pass of the average
+        # what is gathered stays until the backward pass is over; none follows a pass of the average, and without
+        # one the next pass would find weights from before the update
         trained = any(weight.requires_grad for weight in model.parameters())
         for parts in _together(model):
             fully_shard(parts, mesh=mesh, mp_policy=half, reshard_after_forward=not trained)
