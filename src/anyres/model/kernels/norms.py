@@ -16,7 +16,9 @@ from .float8 import cut_width, store_row
 from .pieces import Pieces, sums_by_image, weighted_sum
 
 FORWARD = {"num_warps": 2}
-BACKWARD = {"AHEAD": 1, "num_warps": 4, "maxnreg": 128}  # loads are begun so many tokens ahead
+# loads are begun so many tokens ahead
+BACKWARD = {"AHEAD": 1, "num_warps": 4, "maxnreg": 128}
+BACKWARD_ROWS = {"AHEAD": 1, "num_warps": 4, "maxnreg": 128}  # where a gradient is written in 8 bits
 
 
 class Addend(NamedTuple):
@@ -134,7 +136,7 @@ def backward(
         d_x, d_out if d_f is None else d_f, *(rows or (d_out, d_out)), partial, pieces.bounds,
         width, gate.stride(0), scale.stride(0),
         ADDEND=addend is not None, NORM=affine is not None, EIGHT=rows is not None, KEEP=keep,
-        MAIN=main, REST=triton.next_power_of_2(width - main), **BACKWARD,
+        MAIN=main, REST=triton.next_power_of_2(width - main), **(BACKWARD_ROWS if rows else BACKWARD),
     )  # fmt: skip
     summed, d_addend = sums_by_image(partial, pieces, scale.dtype if addend is None else gate.dtype)
     sums = list(summed.unbind(1))
