@@ -1,21 +1,29 @@
 """What products in 8 bits do to samples: the same seeds in float32, in bfloat16 and in float8.
 
-    python -m benchmarks float8_samples [--model mini] [--size 256x256] [--count 20] [--device auto] [--out FILE]
+    python -m benchmarks float8_samples [--model mini] [--size 256x256] [--count 20] [--arms ARM ...] [--images FOLDER]
+        [--device auto] [--out FILE]
 
-`count` images of each label, by the model's own defaults. For each pair of ways to compute: the peak signal-to-noise
-ratio of the latents, whose peak is the span of those in float32, and of the images, in dB; the mean over images and the
-least. Sampling is a chain of steps that each go on from the last one's rounding, so two ways that are equally exact
-differ, too: "other attention" says by how much.
+`count` images of each label, by the model's own defaults, written to a folder each where `--images` says so. For each
+pair of ways to compute: the peak signal-to-noise ratio of the latents, whose peak is the span of those in float32, and
+of the images, in dB; the mean over images and the least. Sampling is a chain of steps that each go on from the last
+one's rounding, so two ways that are equally exact differ, too: "other attention" says by how much. "float8 by rounding"
+runs anywhere: products of float32 numbers that have been rounded to what 8 bits hold, by the same rules.
 """
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
+from torch import Tensor, nn
 
+from anyres.model.elementwise import Branch, Elementwise, QkvProjection
+from anyres.model.nit import NiT
+from anyres.model.rope import rotate
 from anyres.sample.pipeline import Pipeline
 from anyres.sample.request import make_requests
 from anyres.tables import aligned
@@ -28,7 +36,51 @@ ARMS = {
     "bfloat16": ("bfloat16", "auto"),
     "bfloat16, other attention": ("bfloat16", "varlen"),
     "float8": ("float8", "auto"),
+    "float8 by rounding": ("float32", "auto"),
 }
+GREATEST = 448.0  # that e4m3 holds
+
+
+class Rounded(Elementwise):
+    """The plain functions, with what the blocks' four linear maps read rounded to 8 bits: a scale a row, a weight."""
+
+    def branch(self, inner: Tensor, linear: nn.Linear, gate: Tensor) -> Branch:
+        """See `Elementwise.branch`."""
+        return Branch(rounded_product(inner, linear), None, gate)
+
+    def mlp(self, x: Tensor, up: nn.Linear, down: nn.Linear, gate: Tensor) -> Branch:
+        """See `Elementwise.mlp`."""
+        return self.branch(F.gelu(rounded_product(x, up), approximate="tanh"), down, gate)
+
+    def heads(self, x: Tensor, projection: QkvProjection) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Elementwise.heads`."""
+        linear, q_norm, k_norm, rotary = projection
+        q, k, v = rounded_product(x, linear).unflatten(1, (3, -1, 2 * rotary.cos.shape[1])).unbind(1)
+        return rotate(q_norm(q), rotary), rotate(k_norm(k), rotary), v
+
+
+def rounded_product(x: Tensor, linear: nn.Linear) -> Tensor:
+    """`linear(x)` of 8-bit numbers."""
+    weight = rounded(linear.weight.flatten()[None]).view_as(linear.weight)
+    return F.linear(rounded(x), weight, linear.bias)
+
+
+def rounded(rows: Tensor) -> Tensor:
+    """Each row in 8 bits, at the least power of two with which its greatest value fits."""
+    greatest = rows.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+    scale = torch.exp2(torch.ceil(torch.log2(greatest / GREATEST)))
+    return (rows / scale).to(torch.float8_e4m3fn).to(rows.dtype) * scale
+
+
+def round_products(model: NiT) -> None:
+    """Let a network compute by `Rounded` from now on."""
+    prepare = model.prepare
+
+    def rounding(*arguments: object) -> object:
+        pack = prepare(*arguments)
+        return replace(pack, elementwise=Rounded(pack.elementwise.image_index))
+
+    model.prepare = rounding
 
 
 def main() -> None:
@@ -37,6 +89,7 @@ def main() -> None:
     parser.add_argument("--size", default="256x256")
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--images", type=Path, help="where the images are written, a folder a way to compute")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -49,11 +102,19 @@ def main() -> None:
         device = pipe.model.device
         if device.type == "cuda":
             pipe.model.attention = attention
+        if name == "float8 by rounding":
+            round_products(pipe.model)
         labels = [label for label in pipe.labels.names for _ in range(options.count)]
         requests = make_requests(labels, options.size, None, table=pipe.labels, px_per_token=pipe.px_per_token)
         made = pipe.latents(requests, pipe.defaults)
         latents[name] = [latent.float().cpu() for latent in made]
-        images[name] = [pixels(image) for image in pipe.decode(made)]
+        decoded = pipe.decode(made)
+        images[name] = [pixels(image) for image in decoded]
+        if options.images:
+            folder = options.images / name.replace(" ", "-")
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, image in enumerate(decoded):
+                image.save(folder / f"{number:05}.png")
     print(f"{device_name(device)}, torch {torch.__version__}: {options.model}, {len(labels)} images of {options.size}")
     first = torch.stack(latents[options.arms[0]])
     span = float(first.max() - first.min())

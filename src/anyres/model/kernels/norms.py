@@ -17,7 +17,7 @@ from .pieces import Pieces, sums_by_image, weighted_sum
 
 FORWARD = {"num_warps": 2}
 # loads are begun so many tokens ahead
-BACKWARD = {"AHEAD": 1, "num_warps": 4, "maxnreg": 128}
+BACKWARD = {"AHEAD": 4, "num_warps": 4}
 BACKWARD_ROWS = {"AHEAD": 1, "num_warps": 4, "maxnreg": 128}  # where a gradient is written in 8 bits
 
 
