@@ -2,7 +2,7 @@
 
     python -m benchmarks training_plot [--results FOLDER] [--out FILE]
 
-Reads `training_before.json` and `training_ours.json`.
+Reads `training_before.json` and `training.json`.
 """
 
 import argparse
@@ -33,7 +33,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "docs" / "images" / "performance.png")
     options = parser.parse_args()
     before, now = (
-        json.loads((options.results / f"training_{which}.json").read_text())["results"] for which in ("before", "ours")
+        json.loads((options.results / name).read_text())["results"]
+        for name in ("training_before.json", "training.json")
     )
     bars = {"before": measured(before), "now": measured(now), "floor": floor_of(now["floor"])}
     figure, [axes] = new_figure(1, 1, width=9, height=2.8)
