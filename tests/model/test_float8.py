@@ -334,8 +334,9 @@ def check_projection(device: str, dtype: torch.dtype) -> None:
         found.append(
             (predicted.projection, model.blocks[0].mlp.up.weight.grad, model.blocks[0].attention.qkv.bias.grad)
         )
+    # rounding gives 0.07 to 0.15 here; without the second gradient, or of what is not a number, it would be 1 or none
     for one, other in zip(*found, strict=True):
-        assert 0 < (one - other).norm() < 0.15 * one.norm()
+        assert 0 < (one - other).norm() < 0.3 * one.norm()
 
 
 def test_a_device_without_such_products_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
