@@ -4,10 +4,10 @@
         [--out FILE]
 
 presets: each published network at its published pack. growth: XL's pack from 4k to 64k tokens. images: XL's pack of
-16k tokens, of squares of one size. largest: the largest pack of XL that fits, by the memory of two packs, then run.
-Packs and step as in `training`: the trainer's own, without a teacher. Memory is what the process takes from the device
-at most: a recorded step keeps for itself what it once needed, so what is alive at one time would be less. MFU counts
-no recomputing.
+16k tokens, of squares of one size. largest: the largest pack of XL that fits, from what the memory of two packs lets
+expect downwards. Packs and step as in `training`: the trainer's own, without a teacher. Memory is what the process
+takes from the device at most: a recorded step keeps for itself what it once needed, so what is alive at one time would
+be less. MFU counts no recomputing.
 """
 
 import argparse
@@ -177,7 +177,17 @@ def largest(network: Network, plan: Plan) -> Iterator[dict]:
         slope = (large["memory_gib"] - small["memory_gib"]) / (large["tokens"] - small["tokens"])
         room = (memory(network.device) - GIB) / GIB - small["memory_gib"]
         tokens = int(small["tokens"] + room / slope) // 1024 * 1024
-        yield network.mixed(tokens, recomputed, 1) | {"gib_a_1000_tokens": 1000 * slope}
+        yield fitting(network, tokens, recomputed) | {"gib_a_1000_tokens": 1000 * slope}
+
+
+def fitting(network: Network, tokens: int, recomputed: int) -> dict:
+    """A step on the largest pack that fits, found from an estimate downwards: fragments of memory are not foreseen."""
+    while True:
+        try:
+            return network.mixed(tokens, recomputed, 1)
+        except torch.OutOfMemoryError:
+            print(f"{tokens:,} tokens, {recomputed} blocks recomputed: do not fit", flush=True)
+        tokens -= 2048  # not in the handler: what failed is held there
 
 
 PARTS: dict[str, Callable[[Network, Plan], Iterator[dict]]] = {

@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -164,6 +165,18 @@ def test_sizes(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> 
     assert found["largest"] == []
     for row in found["growth"]:
         assert row["tokens_a_second"] == pytest.approx(1000 * row["tokens"] / row["ms"])
+
+
+def test_the_largest_pack_is_looked_for_downwards(capsys: pytest.CaptureFixture[str]) -> None:
+    class Full:
+        def mixed(self, tokens: int, recomputed: int, repeats: int) -> dict:
+            if tokens > 9000:
+                raise torch.OutOfMemoryError
+            return {"tokens": tokens, "recomputed_blocks": recomputed, "repeats": repeats}
+
+    found = sizes.fitting(cast(Any, Full()), 12288, 3)
+    assert found == {"tokens": 8192, "recomputed_blocks": 3, "repeats": 1}
+    assert capsys.readouterr().out.count("do not fit") == 2
 
 
 def test_the_plot_of_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
