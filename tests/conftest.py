@@ -1,7 +1,8 @@
 """Shapes and types of every call are checked while the tests run (jaxtyping + beartype).
 
 `pytest --no-float64` runs the tests as on a device without float64: whatever makes such a tensor fails, except in tests
-marked `float64`. `pytest` without a path shares the tests among a process a core (pytest-xdist).
+marked `float64`. `pytest` without a path shares the tests among a process a core (pytest-xdist). On a machine with GPUs
+`pytest -m gpu` runs the tests that want one (`on_gpus.py`).
 """
 
 import importlib.util
@@ -15,8 +16,10 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from tests.float64 import forbid_float64
+from tests.on_gpus import hide_gpus
 
-# without a GPU, Triton's kernels run in its interpreter, where Triton is installed at all
+hide_gpus()
+# without one, Triton's kernels run in its interpreter, where Triton is installed at all
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 if importlib.util.find_spec("triton"):
@@ -69,9 +72,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     devices = torch.cuda.device_count()
     for item in items:
         if item.get_closest_marker("gpu") and devices < 1:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and pytest -m gpu"))
         if item.get_closest_marker("multi_gpu") and devices < 2:
-            item.add_marker(pytest.mark.skip(reason="needs two CUDA devices"))
+            item.add_marker(pytest.mark.skip(reason="needs two CUDA devices, and pytest -m multi_gpu"))
         if item.get_closest_marker("float64") and config.getoption("--no-float64"):
             item.add_marker(pytest.mark.skip(reason="uses float64"))
 
