@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from anyres.model.elementwise import Branch, Elementwise, QkvProjection
+from anyres.model.float8 import linears_of
 from anyres.model.nit import NiT
 from anyres.model.rope import rotate
 from anyres.sample.pipeline import Pipeline
@@ -30,39 +32,47 @@ from anyres.tables import aligned
 
 from .recording import device_name, record_of_device
 
-# name → dtype and attention on a CUDA device
+
+class Arm(NamedTuple):
+    """How samples are computed.
+
+    Attributes:
+        dtype: of the network.
+        attention: the backend on a CUDA device.
+        rounds: whether products read what has been rounded to 8 bits.
+    """
+
+    dtype: str
+    attention: str = "auto"
+    rounds: bool = False
+
+
 ARMS = {
-    "float32": ("float32", "auto"),
-    "bfloat16": ("bfloat16", "auto"),
-    "bfloat16, other attention": ("bfloat16", "varlen"),
-    "float8": ("float8", "auto"),
-    "float8 by rounding": ("float32", "auto"),
+    "float32": Arm("float32"),
+    "bfloat16": Arm("bfloat16"),
+    "bfloat16, other attention": Arm("bfloat16", attention="varlen"),
+    "float8": Arm("float8"),
+    "float8 by rounding": Arm("float32", rounds=True),
 }
 GREATEST = 448.0  # that e4m3 holds
 
 
 class Rounded(Elementwise):
-    """The plain functions, with what the blocks' four linear maps read rounded to 8 bits: a scale a row, a weight."""
+    """The plain functions, with what the blocks' four linear maps read rounded to 8 bits, a scale a row."""
 
     def branch(self, inner: Tensor, linear: nn.Linear, gate: Tensor) -> Branch:
         """See `Elementwise.branch`."""
-        return Branch(rounded_product(inner, linear), None, gate)
+        return Branch(linear(rounded(inner)), None, gate)
 
     def mlp(self, x: Tensor, up: nn.Linear, down: nn.Linear, gate: Tensor) -> Branch:
         """See `Elementwise.mlp`."""
-        return self.branch(F.gelu(rounded_product(x, up), approximate="tanh"), down, gate)
+        return self.branch(F.gelu(up(rounded(x)), approximate="tanh"), down, gate)
 
     def heads(self, x: Tensor, projection: QkvProjection) -> tuple[Tensor, Tensor, Tensor]:
         """See `Elementwise.heads`."""
         linear, q_norm, k_norm, rotary = projection
-        q, k, v = rounded_product(x, linear).unflatten(1, (3, -1, 2 * rotary.cos.shape[1])).unbind(1)
+        q, k, v = linear(rounded(x)).unflatten(1, (3, -1, 2 * rotary.cos.shape[1])).unbind(1)
         return rotate(q_norm(q), rotary), rotate(k_norm(k), rotary), v
-
-
-def rounded_product(x: Tensor, linear: nn.Linear) -> Tensor:
-    """`linear(x)` of 8-bit numbers."""
-    weight = rounded(linear.weight.flatten()[None]).view_as(linear.weight)
-    return F.linear(rounded(x), weight, linear.bias)
 
 
 def rounded(rows: Tensor) -> Tensor:
@@ -72,8 +82,11 @@ def rounded(rows: Tensor) -> Tensor:
     return (rows / scale).to(torch.float8_e4m3fn).to(rows.dtype) * scale
 
 
+@torch.no_grad()
 def round_products(model: NiT) -> None:
-    """Let a network compute by `Rounded` from now on."""
+    """Let a network compute by `Rounded` from now on, with rounded weights, each of one scale."""
+    for linear in linears_of(cast(nn.ModuleList, model.blocks)):
+        linear.weight.copy_(rounded(linear.weight.flatten()[None]).view_as(linear.weight))
     prepare = model.prepare
 
     def rounding(*arguments: object) -> object:
@@ -97,12 +110,12 @@ def main() -> None:
     images: dict[str, list[np.ndarray]] = {}
     device = torch.device("cpu")
     for name in options.arms:
-        dtype, attention = ARMS[name]
-        pipe = Pipeline.from_pretrained(options.model, device=options.device, dtype=dtype)
+        arm = ARMS[name]
+        pipe = Pipeline.from_pretrained(options.model, device=options.device, dtype=arm.dtype)
         device = pipe.model.device
         if device.type == "cuda":
-            pipe.model.attention = attention
-        if name == "float8 by rounding":
+            pipe.model.attention = arm.attention
+        if arm.rounds:
             round_products(pipe.model)
         labels = [label for label in pipe.labels.names for _ in range(options.count)]
         requests = make_requests(labels, options.size, None, table=pipe.labels, px_per_token=pipe.px_per_token)

@@ -75,6 +75,8 @@ def main() -> None:
         exact = {name: getattr(theirs.rope, name).clone() for name in TABLES}
         theirs.to(dtype_on(device)).eval()
     print(f"{device_name(device)}, torch {torch.__version__}: {options.preset}, {options.steps} steps")
+    about = {"preset": options.preset, "precision": options.precision, "code": code and code.fingerprint}
+    name = "sampling" if options.precision == "bfloat16" else "sampling_float8"
     rows = []
     for case in options.cases:
         size, _, count = case.partition(":")
@@ -91,8 +93,6 @@ def main() -> None:
         rows.append(row)
         release_memory()
         print(f"{case}: ours {row['ours']['ms_a_step']:.1f} ms a step", flush=True)
-        about = {"preset": options.preset, "precision": options.precision, "code": code and code.fingerprint}
-        name = "sampling" if options.precision == "bfloat16" else "sampling_float8"
         record_of_device(options.out, name, device, {**about, "cases": rows})  # what is done is kept, whatever comes
     report(rows)
 

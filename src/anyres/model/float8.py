@@ -43,11 +43,7 @@ class Float8Weights:
     """
 
     def __init__(self, blocks: nn.ModuleList, *, training: bool) -> None:
-        linears = [
-            cast(nn.Linear, block.get_submodule(name))
-            for block in blocks
-            for name in ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
-        ]
+        linears = linears_of(blocks)
         check_device(linears[0].weight.device)
         _check_widths(linears)
         self._maps: Mapping[nn.Linear, Map] = {each: _empty(each.weight, training=training) for each in linears}
@@ -67,6 +63,12 @@ class Float8Weights:
         greatest = torch._foreach_norm(weights, float("inf"))  # pyright: ignore[reportPrivateImportUsage]
         for weight, peak, (rows, columns) in zip(weights, greatest, self._maps.values(), strict=True):
             float8.write_weight(weight, peak, rows, columns)
+
+
+def linears_of(blocks: nn.ModuleList) -> list[nn.Linear]:
+    """The linear maps of a network's blocks that are computed in 8 bits."""
+    names = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+    return [cast(nn.Linear, block.get_submodule(name)) for block in blocks for name in names]
 
 
 def _empty(weight: Tensor, *, training: bool) -> Map:

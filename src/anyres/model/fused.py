@@ -222,9 +222,7 @@ class _Heads(torch.autograd.Function):
         product, cos, sin, *affine = ctx.saved_tensors
         d_product = torch.empty_like(product)
         d_product.view(len(product), 3, *d_v.shape[1:])[:, 2] = d_v
-        d_bias = product.new_empty(product.shape[1], dtype=ctx.of_bias)
-        sums.over_rows(d_v.contiguous(), d_bias[-d_v[0].numel() :])
-        return _heads_backward(d_q, d_k, product, cos, sin, ctx.eps, affine, d_product, d_bias)
+        return _heads_backward(d_q, d_k, d_v.contiguous(), ctx.of_bias, product, cos, sin, ctx.eps, affine, d_product)
 
 
 class _Attended(torch.autograd.Function):
@@ -247,9 +245,8 @@ class _Attended(torch.autograd.Function):
         d_product = torch.empty_like(product)
         v, d_v = (one.view(len(product), 3, *q.shape[1:])[:, 2] for one in (product, d_product))
         grads = attention.backward(d_out, q, k, v, out, lse, ctx.tiles, d_v)
-        d_bias = product.new_empty(product.shape[1], dtype=ctx.of_bias)
-        sums.over_rows(grads.sum_v, d_bias[-d_v[0].numel() :])
-        return None, *_heads_backward(grads.q, grads.k, product, cos, sin, ctx.eps, affine, d_product, d_bias)
+        parts = grads.q, grads.k, grads.sum_v
+        return None, *_heads_backward(*parts, ctx.of_bias, product, cos, sin, ctx.eps, affine, d_product)
 
 
 def _heads(
@@ -262,15 +259,18 @@ def _heads(
 def _heads_backward(
     d_q: Tensor,
     d_k: Tensor,
+    parts_v: Tensor,
+    of_bias: torch.dtype,
     product: Tensor,
     cos: Tensor,
     sin: Tensor,
     eps: float,
     affine: Sequence[Tensor],
     d_product: Tensor,
-    d_bias: Tensor,
 ) -> tuple[Tensor | None, ...]:
-    """Of `_Heads`' inputs; completes the gradients of the product and its bias, which have the values' part already."""
+    """Of `_Heads`' inputs; completes d_product, which has the values' part already. `parts_v` add up to its sum."""
+    d_bias = product.new_empty(product.shape[1], dtype=of_bias)
+    sums.over_rows(parts_v, d_bias[-parts_v[0].numel() :])
     weights = rotation.Norms(*affine) if affine else None
     d_norms = rotation.backward(d_q, d_k, product, weights, cos, sin, eps, d_product, d_bias)
     return d_product, d_bias, None, None, None, *(() if d_norms is None else d_norms.unbind(0))

@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import sums
+
 WARPS = 4
 # of a program: tokens, those it takes at once, columns
 FORWARD = {"ROWS": 32, "STEP": 16, "COLS": 256}
@@ -23,14 +25,14 @@ def forward(product: Tensor, bias: Tensor) -> Tensor:
 
 
 def backward(d_out: Tensor, product: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the product and, in float32, of the bias."""
+    """Gradients of the product and of the bias, in their dtypes."""
     d_out = d_out.contiguous()
     d_product = torch.empty_like(d_out)
     tokens, width = product.shape
     grid = _grid(tokens, width, BACKWARD)
     partial = torch.empty(grid[0], width, device=d_out.device, dtype=torch.float32)
     _gelu_backward[grid](d_out, product, bias, d_product, partial, tokens, width, **BACKWARD, num_warps=WARPS)
-    return d_product, partial.sum(0)
+    return d_product, sums.over_rows(partial, torch.empty_like(bias))
 
 
 def _grid(tokens: int, width: int, tile: dict[str, int]) -> tuple[int, int]:
