@@ -347,8 +347,9 @@ def test_a_device_without_such_products_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     check_device(torch.device("cuda"))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(BackendError, match="a CUDA device, and this is cpu"):
+    with pytest.raises(BackendError, match="a CUDA device, and this is cpu") as refused:
         check_device(torch.device("cpu"))
+    assert "bfloat16" in refused.value.fix
 
 
 def test_a_width_that_is_no_multiple_of_16_is_refused() -> None:

@@ -82,7 +82,10 @@ def check_device(device: torch.device) -> None:
     Raises:
         BackendError: it is one, or Triton is not there.
     """
-    pick_kernels("triton", device)
+    try:
+        pick_kernels("triton", device)
+    except BackendError as error:
+        raise BackendError(f"float8: {error.got}", wanted=error.wanted, fix="use bfloat16") from error
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
         raise BackendError(
             f"float8 on {torch.cuda.get_device_name(device)}, whose matrix units do not multiply 8-bit numbers",
